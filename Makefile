@@ -1,0 +1,86 @@
+# Every target makes what it needs: a clean clone, Python 3.11+, make and a package index suffice.
+# Another Python: `make test PYTHON=/path/to/python3.12`.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Stamps are younger than pyproject.toml when the environment holds what it asks for.
+RUNTIME := $(VENV)/.stamp-runtime
+DEV := $(VENV)/.stamp-dev
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+
+# Tried in this order; the first that is new enough and can make an environment is used.
+PYTHON ?= python3
+PYTHONS := $(PYTHON) python3.14 python3.13 python3.12 python3.11
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+CAN_MAKE_VENV := import ensurepip, venv
+
+ARGS ?=
+SEED ?= 1
+RUNS ?= 10000
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check sim bench clean
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUNTIME) ## Audit a real source tree with a swarm on this machine (ARGS=…)
+	$(VENV)/bin/swarm demo $(ARGS)
+
+test: $(DEV) ## Run the tests (ARGS=… goes to pytest)
+	$(PY) -m pytest $(ARGS)
+
+check: $(DEV) ## Lint, format, types, compose file
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict
+	$(VENV)/bin/docker-compose -f docker-compose.yml config -q
+
+sim: $(RUNTIME) ## Simulate RUNS=10000 schedules from SEED=1 on JOBS=2 processes
+	$(PY) -m swarm.testing.sim --seed $(SEED) --runs $(RUNS) --jobs $(JOBS) $(ARGS)
+
+bench: $(RUNTIME) ## Measure against the limit loop and plain nats-py (ARGS=…)
+	$(PY) -m bench $(ARGS)
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find swarm tests bench -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the environment ---
+
+# Stamps say nothing about an environment whose Python is gone.
+ifneq ($(shell test -x $(PY) && echo yes),yes)
+.PHONY: $(RUNTIME)
+endif
+
+# Only reached when $(PY) is absent or points at a Python that is gone; hence --clear.
+$(PY):
+	@found=; \
+	for candidate in $(PYTHONS); do \
+		"$$candidate" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 || continue; \
+		"$$candidate" -c '$(CAN_MAKE_VENV)' >/dev/null 2>&1 || continue; \
+		found=$$candidate; break; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "make: no usable Python: need 3.11 or newer with the venv and ensurepip modules." >&2; \
+		echo "      Tried: $(PYTHONS)" >&2; \
+		echo "      '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)" >&2; \
+		echo "      Install one (Debian: apt install python3-venv) or run: make … PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV)
+
+$(RUNTIME): pyproject.toml | $(PY)
+	@$(PY) -c '$(NEW_ENOUGH)' || { \
+		echo "make: $(VENV) holds $$($(PY) --version), need 3.11 or newer; run: make clean" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+# After $(RUNTIME), so that `make -j demo test` never runs two installs into one environment.
+$(DEV): $(RUNTIME)
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,102 @@
+"""What a shard has to say once its batch is durable: collected first, sent after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from swarm.errors import Refusal
+from swarm.messages import Ack, Assignment, Control, ErrorBody, ItemPage, ShardStats, Work, WorkItem
+from swarm.subjects import Subjects
+
+_encode = msgspec.json.Encoder().encode
+
+#: What readers get: true as of the batch's sequence, which is known only afterwards.
+Reading = WorkItem | ItemPage | ShardStats
+
+
+def error_body(refusal: Refusal) -> ErrorBody:
+    """A refusal as it travels."""
+    return ErrorBody(refusal.code, refusal.message, refusal.retry)
+
+
+def error_reply(refusal: Refusal) -> bytes:
+    """The reply that refuses a whole request."""
+    return _encode({"error": error_body(refusal)})
+
+
+class Answers:
+    """Everything that leaves with one batch."""
+
+    __slots__ = ("_controls", "_readings", "_replies", "_work")
+
+    def __init__(self) -> None:
+        self._replies: list[tuple[str, object]] = []
+        self._readings: list[tuple[str, Reading]] = []
+        self._work: dict[tuple[str, str], Work] = {}
+        self._controls: list[tuple[str, str, Control]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._replies or self._readings or self._work or self._controls)
+
+    def reply(self, to: str, body: object) -> None:
+        """`body` to a reply subject; nothing when the sender wants no answer."""
+        if to:
+            self._replies.append((to, body))
+
+    def reading(self, to: str, body: Reading) -> None:
+        """`body`, with the sequence as of which it is true, to a reply subject."""
+        if to:
+            self._readings.append((to, body))
+
+    def assign(self, agent: str, session: str, assignment: Assignment) -> None:
+        """An assignment to an agent session."""
+        self._work_for(agent, session).items.append(assignment)
+
+    def ack(self, agent: str, session: str, ack: Ack) -> None:
+        """The answer to a command that came with an agent's `Next`."""
+        self._work_for(agent, session).acks.append(ack)
+
+    def control(self, agent: str, session: str, control: Control) -> None:
+        """Something an agent session must do."""
+        self._controls.append((agent, session, control))
+
+    def messages(
+        self, subjects: Subjects, bytes_max: int, as_of: int
+    ) -> Iterator[tuple[str, bytes]]:
+        """(subject, data) of all, for sending once the batch `as_of` is durable."""
+        for (agent, session), work in self._work.items():
+            subject = subjects.agent_work(agent, session)
+            for part in split_work(work, bytes_max // 2):
+                yield subject, _encode(part)
+        for to, body in self._replies:
+            yield to, _encode(body)
+        for to, reading in self._readings:
+            reading.as_of = as_of
+            yield to, _encode(reading)
+        for agent, session, control in self._controls:
+            yield subjects.agent_control(agent, session), _encode(control)
+
+    def _work_for(self, agent: str, session: str) -> Work:
+        work = self._work.get((agent, session))
+        if work is None:
+            # Lists of its own: msgspec shares no mutable defaults, but say so.
+            work = self._work[agent, session] = Work([], [])
+        return work
+
+
+def split_work(work: Work, bytes_max: int) -> list[Work]:
+    """`work` in messages of roughly at most `bytes_max` bytes each."""
+    if len(work.items) <= 1:
+        return [work]
+    parts = [Work([], work.acks)]
+    size = 200 * len(work.acks)
+    for assignment in work.items:
+        item_size = len(memoryview(assignment.item)) + 300
+        if parts[-1].items and size + item_size > bytes_max:
+            parts.append(Work([], []))
+            size = 0
+        parts[-1].items.append(assignment)
+        size += item_size
+    return parts

@@ -1,0 +1,364 @@
+"""A coordinator: admits submissions, holds agents' sessions, hosts shard workers.
+
+Everything that reaches it goes through its mailbox; `_HANDLERS` is the list of what it
+understands.  Four times a second it beats, looks who is alive, opens the shards that are
+its to own, and asks for free slots where work is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from swarm.actors.actor import Actor, Mailbox
+from swarm.actors.answers import error_body, error_reply
+from swarm.actors.lending import Lending
+from swarm.actors.ownership import Ownership
+from swarm.actors.requests import Request, decode_body
+from swarm.actors.sending import Sender
+from swarm.actors.shard_worker import Surroundings
+from swarm.bus.base import Bus, Message, Subscription
+from swarm.config import Settings
+from swarm.core.admission import admit
+from swarm.core.credits import CreditPool
+from swarm.core.envelope import FORMAT
+from swarm.core.membership import Members
+from swarm.core.sessions import Sessions
+from swarm.errors import BadInput, Refusal
+from swarm.messages import (
+    Ack,
+    Attach,
+    Attention,
+    Beat,
+    Gone,
+    Heartbeat,
+    ItemCommand,
+    Next,
+    ShardMap,
+    Submit,
+    SubmitReply,
+    Work,
+)
+from swarm.runtime import Runtime
+from swarm.subjects import (
+    Subjects,
+    check_token,
+    parse_item_id,
+    reply_allowed,
+    sender_of,
+    verb_of,
+)
+
+log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+
+_submit = msgspec.json.Decoder(Submit)
+_attach = msgspec.json.Decoder(Attach)
+_next = msgspec.json.Decoder(Next)
+_beat = msgspec.json.Decoder(Beat)
+_heartbeat = msgspec.json.Decoder(Heartbeat)
+_attention = msgspec.json.Decoder(Attention)
+
+
+class Coordinator(Actor):
+    """One coordinator.  See the module's docstring."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        settings: Settings,
+        coordinator_id: str,
+        shard_map: ShardMap,
+        runtime: Runtime | None = None,
+    ) -> None:
+        super().__init__(check_token("coordinator id", coordinator_id))
+        self._bus = bus
+        self._settings = settings
+        self._map = shard_map
+        self._runtime = runtime or Runtime()
+        self._subjects = Subjects(settings.prefix)
+        self._clock = asyncio.get_running_loop().time
+        self._instance = self._runtime.new_name("")
+        self._mailbox: Mailbox[Message] = Mailbox(settings.mailbox_size)
+        self._send = Sender(bus)
+        self._pool = CreditPool()
+        self._members = Members(settings.missed_s)
+        self._sessions = Sessions(
+            self.name, self._pool, self._members, settings.lease_s, settings.heartbeat_s
+        )
+        around = Surroundings(
+            bus=bus,
+            send=self._send,
+            settings=settings,
+            runtime=self._runtime,
+            subjects=self._subjects,
+            coordinator=self.name,
+            pool=self._pool,
+            hearing=self._hearing,
+            ended=self._shard_lost,
+            committed=self._look_for_takers,
+        )
+        self._shards = Ownership(around, shard_map)
+        self._lending = Lending(self.name, self._pool, self._shards, self._send, self._subjects)
+        self._takers_wanted = False
+        self._subscriptions: list[Subscription] = []
+        self._beats: asyncio.Task[None] | None = None
+        self._beat_number = 0
+        #: When our own latest beat came back to us: proof that we hear.
+        self._heard_self_at = float("-inf")
+        #: Takes no new sessions or shards.
+        self.draining = False
+        #: Requests dropped for a reply subject that is not the sender's inbox.
+        self.bad_replies = 0
+
+    # --- life -----------------------------------------------------------------------
+
+    @property
+    def owned(self) -> list[int]:
+        """Shards opened and served here."""
+        return self._shards.owned()
+
+    @property
+    def closed(self) -> dict[int, str]:
+        """Shards that cannot be opened, and why."""
+        return self._shards.closed
+
+    @property
+    def beating(self) -> bool:
+        """Whether its beats go out and come back."""
+        return self._hearing()
+
+    async def start(self) -> None:
+        """Subscribe, begin to beat, and open shards as they fall to this coordinator."""
+        if self.running:
+            return
+        for subject in (
+            self._subjects.coordinator(self.name, "*", "*"),
+            self._subjects.beat("*"),
+            self._subjects.heartbeat("*"),
+            self._subjects.attached("*"),
+        ):
+            self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
+        await super().start()
+        self._beats = asyncio.create_task(self._beat_forever(), name=f"{self.name} beats")
+
+    async def stop(self) -> None:
+        """Leave: no more beats, all shards fall silent; what agents hold stays theirs."""
+        beats, self._beats = self._beats, None
+        if beats is not None:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
+        await self._shards.stop()
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
+        await super().stop()
+
+    def _hearing(self) -> bool:
+        silent_s = self._clock() - self._heard_self_at
+        return self._bus.connected and silent_s < self._settings.missed_s
+
+    # --- the mailbox ------------------------------------------------------------------
+
+    def _on_message(self, message: Message) -> None:
+        if not self._mailbox.put(message) and message.reply:
+            refusal = Refusal("overloaded", f"{self.name} has too much to do", retry=True)
+            if reply_allowed(message.reply, sender_of(message.subject)):
+                self._send.soon(message.reply, error_reply(refusal))
+
+    async def _run(self) -> None:
+        while True:
+            await self._mailbox.wait()
+            while self._mailbox:
+                await self._take(self._mailbox.pop())
+            for worker in self._shards:
+                worker.look_for_slots()
+            live = self._members.live(self._clock())
+            await self._lending.offer(live)
+            if self._takers_wanted:
+                self._takers_wanted = False
+                await self._lending.seek(live)
+
+    async def _take(self, message: Message) -> None:
+        subject = message.subject[len(self._settings.prefix) + 1 :]
+        kind = subject.split(".", 1)[0]
+        verb = verb_of(subject) if kind == "coordinator" else kind
+        sender = sender_of(subject)
+        if message.reply and not reply_allowed(message.reply, sender):
+            self.bad_replies += 1
+            log.warning("dropped: the reply subject is no inbox of the sender", sender=sender)
+            return
+        try:
+            handler = _HANDLERS.get(verb)
+            if handler is None:
+                known = ", ".join(_HANDLERS)
+                raise Refusal("bad_request", f"unknown verb {verb!r}; a coordinator knows {known}")
+            await handler(self, message, sender)
+        except (Refusal, BadInput) as error:
+            refusal = error if isinstance(error, Refusal) else Refusal("bad_request", str(error))
+            if message.reply:
+                await self._send(message.reply, error_reply(refusal))
+
+    # --- submissions -------------------------------------------------------------------
+
+    async def _on_submit(self, message: Message, sender: str) -> None:
+        limit = self._bus.max_payload // 2
+        if len(message.data) > limit:
+            raise Refusal(
+                "too_large",
+                f"the batch has {len(message.data)} bytes, at most {limit} are allowed; "
+                "submit fewer items at once",
+            )
+        submit: Submit = decode_body(_submit, message.data)
+        submit.command_id = submit.command_id or self._runtime.new_id()
+        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
+        if admitted.refused and message.reply:
+            reply = SubmitReply(admitted.refused, submit.command_id)
+            await self._send(message.reply, _encode(reply))
+        for shard, part in admitted.parts.items():
+            worker = self._shards.get(shard)
+            if worker is not None:
+                size = admitted.sizes[shard]
+                worker.put(Request("submit", sender, part, message.reply, size=size))
+            else:
+                subject = self._subjects.shard(shard, "submit", sender)
+                await self._send(subject, _encode(part), message.reply)
+
+    # --- agents ------------------------------------------------------------------------
+
+    async def _on_attach(self, message: Message, sender: str) -> None:
+        attach: Attach = decode_body(_attach, message.data)
+        minted = message.headers.get("Swarm-Session", "") if message.headers else ""
+        session = attach.session or minted or self._runtime.new_name("s")
+        check_token("session", session)
+        attached, attention = self._sessions.attach(sender, session, attach, self._clock())
+        await self._send(self._subjects.attached(sender), _encode(attention))
+        if message.reply:
+            await self._send(message.reply, _encode(attached))
+
+    async def _on_attached(self, message: Message, sender: str) -> None:
+        heard: Attention = decode_body(_attention, message.data)
+        for session, control in self._sessions.attention(sender, heard, self._clock()):
+            await self._send(self._subjects.agent_control(sender, session), _encode(control))
+
+    async def _on_next(self, message: Message, sender: str) -> None:
+        next_: Next = decode_body(_next, message.data)
+        for command in next_.done:
+            await self._forward(command, sender, next_.session)
+        slots = self._pool.sessions.get((sender, next_.session))
+        if slots is not None:
+            self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
+            await self._lending.grant_wishes()
+
+    async def _forward(self, command: ItemCommand, agent: str, session: str) -> None:
+        """An outcome goes to the owner of its shard, here or elsewhere."""
+        try:
+            shard, _ = parse_item_id(command.work_item_id)
+        except BadInput as error:
+            refusal = Refusal("bad_request", str(error))
+            ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
+            await self._send(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
+            return
+        verb = command.__struct_config__.tag
+        assert isinstance(verb, str), "item commands are tagged with their verb"
+        worker = self._shards.get(shard)
+        if worker is not None:
+            worker.put(Request(verb, agent, command, session=session, size=_size(command)))
+        else:
+            subject = self._subjects.shard(shard, verb, agent)
+            await self._send(subject, _encode(command), headers={"Swarm-Session": session})
+
+    async def _on_heartbeat(self, message: Message, sender: str) -> None:
+        heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
+        control = self._sessions.heartbeat(sender, heartbeat, self._clock())
+        if control is not None:
+            subject = self._subjects.agent_control(sender, heartbeat.session)
+            await self._send(subject, _encode(control))
+        by_shard: dict[int, list[tuple[str, str]]] = {}
+        for work_item_id, token in heartbeat.held:
+            by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))
+        for worker in self._shards:
+            listed = by_shard.get(worker.number, [])
+            if listed or worker.knows(sender, heartbeat.session):
+                part = msgspec.structs.replace(heartbeat, held=listed)
+                worker.put(Request("heartbeat", sender, part))
+        await self._lending.grant_wishes()
+
+    def _shard_lost(self, shard: int, why: str, alarm: bool) -> None:
+        self._shards.lost(shard, why, alarm)
+
+    def _look_for_takers(self) -> None:
+        """A shard has committed: there may be ready work that nobody here can take."""
+        self._takers_wanted = True
+        self._mailbox.wake()
+
+    async def _on_borrow(self, message: Message, sender: str) -> None:
+        await self._lending.on_borrow(message.data, sender)
+
+    async def _on_lend(self, message: Message, sender: str) -> None:
+        self._lending.on_lend(message.data)
+
+    # --- beats --------------------------------------------------------------------------
+
+    async def _on_beat(self, message: Message, sender: str) -> None:
+        beat: Beat = decode_body(_beat, message.data)
+        if beat.coordinator == self.name and beat.instance == self._instance:
+            self._heard_self_at = self._clock()
+        self._members.heard(beat, self._clock())
+
+    async def _beat_forever(self) -> None:
+        while True:
+            await self._send(self._subjects.beat(self.name), _encode(self._make_beat()))
+            await self._look_around()
+            await asyncio.sleep(self._settings.beat_s)
+
+    def _make_beat(self) -> Beat:
+        self._beat_number += 1
+        return Beat(
+            self.name,
+            self._instance,
+            FORMAT,
+            self._beat_number,
+            sessions=len(self._pool.sessions),
+            owns=self.owned,
+            idle=self._pool.idle(),
+            ready=self._shards.ready(),
+            closed={str(shard): why for shard, why in self.closed.items()},
+            draining=self.draining,
+        )
+
+    async def _look_around(self) -> None:
+        now = self._clock()
+        self._sessions.drop_silent(now)
+        self._pool.expire(now)
+        # Who hears nothing must not take the others for dead.
+        if self._hearing():
+            for name in self._members.newly_dead(now):
+                await self._send(self._subjects.gone(name), _encode(Gone(name, self.name)))
+            live = self._members.live(now)
+            if not self.draining:
+                self._shards.open_what_is_ours(live)
+            await self._lending.seek(live)
+        for worker in self._shards:
+            worker.tick()
+
+
+def _size(command: ItemCommand) -> int:
+    """Bytes that the command's own texts add to the log."""
+    texts = (getattr(command, name, None) for name in ("result", "error", "reason", "note"))
+    return sum(len(memoryview(t)) if isinstance(t, msgspec.Raw) else len(t) for t in texts if t)
+
+
+_HANDLERS: dict[str, Callable[[Coordinator, Message, str], Awaitable[None]]] = {
+    "submit": Coordinator._on_submit,
+    "attach": Coordinator._on_attach,
+    "next": Coordinator._on_next,
+    "borrow": Coordinator._on_borrow,
+    "lend": Coordinator._on_lend,
+    "beat": Coordinator._on_beat,
+    "heartbeat": Coordinator._on_heartbeat,
+    "attached": Coordinator._on_attached,
+}

@@ -1,0 +1,123 @@
+"""Moving free slots between coordinators: to where work is ready and nobody free."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from swarm.actors.ownership import Ownership
+from swarm.actors.requests import decode_body
+from swarm.actors.sending import Sender
+from swarm.core.credits import CreditPool
+from swarm.messages import Beat, Borrow, Credit, Lend
+from swarm.subjects import Subjects
+
+_encode = msgspec.json.Encoder().encode
+_borrow = msgspec.json.Decoder(Borrow)
+_lend = msgspec.json.Decoder(Lend)
+
+#: Most slots of one type that one request asks for.
+LEND_MAX = 64
+#: Lent slots that are not used by then go back.
+LEND_S = 2.0
+#: Between two rounds of asking.
+SEEK_S = 0.02
+
+
+class Lending:
+    """The part of a coordinator that borrows and lends free slots."""
+
+    def __init__(
+        self, me: str, pool: CreditPool, shards: Ownership, send: Sender, subjects: Subjects
+    ) -> None:
+        self._me = me
+        self._pool = pool
+        self._shards = shards
+        self._send = send
+        self._subjects = subjects
+        self._clock = asyncio.get_running_loop().time
+        self._sought_at = -SEEK_S
+        #: Slots offered to a peer since its beat with this number, by (peer, work type).
+        self._offered: dict[tuple[str, str], tuple[int, int]] = {}
+
+    async def on_borrow(self, data: bytes, peer: str) -> None:
+        """A peer has ready work and nobody to do it."""
+        borrow: Borrow = decode_body(_borrow, data)
+        now = self._clock()
+        lent: list[Credit] = []
+        ready = self._shards.ready()
+        for work_type, wanted in borrow.ready.items():
+            asked = min(wanted, LEND_MAX)
+            part = [] if ready.get(work_type) else self._pool.lend(work_type, asked, now)
+            lent += part
+            short = asked - sum(credit.slots for credit in part)
+            self._pool.wish(work_type, peer, short, now + LEND_S)
+        await self._lend(peer, lent)
+
+    def on_lend(self, data: bytes) -> None:
+        """A peer moved slots here."""
+        lend: Lend = decode_body(_lend, data)
+        for credit in lend.credits:
+            self._pool.borrowed(credit, self._clock() + lend.expires_s)
+
+    async def grant_wishes(self) -> None:
+        """Give slots that came free to the peers that asked, in turn with our own shards."""
+        wished = self._pool.wished()
+        if not wished:
+            return
+        now, ready = self._clock(), self._shards.ready()
+        for work_type in wished:
+            while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
+                await self._lend(*granted)
+
+    async def offer(self, live: dict[str, Beat]) -> None:
+        """Move free slots that nothing here can use to peers whose beats show ready work."""
+        now, ready = self._clock(), self._shards.ready()
+        for work_type in self._pool.waiting():
+            if ready.get(work_type):
+                continue
+            for peer, beat in live.items():
+                if peer == self._me:
+                    continue
+                number, offered = self._offered.get((peer, work_type), (0, 0))
+                offered = offered if number == beat.number else 0
+                room = min(beat.ready.get(work_type, 0) - offered, LEND_MAX)
+                lent = self._pool.lend(work_type, room, now)
+                given = sum(credit.slots for credit in lent)
+                self._offered[peer, work_type] = (beat.number, offered + given)
+                await self._lend(peer, lent)
+
+    async def seek(self, live: dict[str, Beat]) -> None:
+        """Ask peers for slots for what is ready here and has no taker."""
+        now = self._clock()
+        if now - self._sought_at < SEEK_S:
+            return
+        self._sought_at = now
+        needed: dict[str, dict[str, int]] = {}
+        for work_type, ready in self._shards.ready().items():
+            if self._pool.wanted([work_type]):
+                continue
+            for peer in self._askable(work_type, live):
+                needed.setdefault(peer, {})[work_type] = ready
+        for peer, types in needed.items():
+            subject = self._subjects.coordinator(peer, "borrow", self._me)
+            await self._send(subject, _encode(Borrow(types)))
+
+    def _askable(self, work_type: str, live: dict[str, Beat]) -> list[str]:
+        """The peer with most free slots for this type; all that serve it when none is free."""
+        peers = {
+            name: beat.idle[work_type]
+            for name, beat in live.items()
+            if name != self._me and work_type in beat.idle
+        }
+        if not peers:
+            return []
+        most = max(peers.values())
+        best = [name for name, idle in peers.items() if idle == most]
+        return best[:1] if most else best
+
+    async def _lend(self, peer: str, lent: list[Credit]) -> None:
+        if lent:
+            subject = self._subjects.coordinator(peer, "lend", self._me)
+            await self._send(subject, _encode(Lend(lent, LEND_S)))

@@ -1,0 +1,47 @@
+"""Sending for actors: what cannot be sent is logged, not raised.
+
+An answer that is lost is asked for again, with the same command id; there is nothing
+else that an actor could do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from swarm.bus.base import Bus
+from swarm.errors import BusError
+
+log = structlog.get_logger()
+
+
+class Sender:
+    """Publishes on `bus`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._soon: dict[asyncio.Task[None], None] = {}
+        #: Messages that could not be sent.
+        self.failed = 0
+
+    async def __call__(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send; a failure is counted and logged."""
+        try:
+            await self._bus.publish(subject, data, reply, headers)
+        except BusError as error:
+            self.failed += 1
+            log.warning("a message was not sent", subject=subject, error=str(error))
+
+    def soon(self, subject: str, data: bytes) -> None:
+        """Send from where nothing can be awaited."""
+        task = asyncio.create_task(self(subject, data))
+        self._soon[task] = None
+        task.add_done_callback(lambda done: self._soon.pop(done, None))

@@ -1,0 +1,191 @@
+"""The bus: what actors may ask of the outside world, and nothing more.
+
+Two implementations keep this contract under one conformance suite
+(`tests/conformance`): `swarm.bus.memory` (deterministic, with faults) and
+`swarm.bus.jetstream` (a real NATS).
+
+Messages are core NATS: at most once, in order per publisher and subject on one
+connection, lost without a trace when nobody listens.  Logs are JetStream streams of
+one subject each: durable, totally ordered, numbered from 1, appended to under a fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from swarm.errors import PayloadTooLarge
+
+
+@dataclass(slots=True, frozen=True)
+class Message:
+    """One message as it arrived."""
+
+    subject: str
+    data: bytes
+    #: Where an answer is wanted; empty when none is.
+    reply: str = ""
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Entry:
+    """One log entry as stored."""
+
+    #: Position in the log, from 1; grows by one an append, holes only after a purge.
+    seq: int
+    data: bytes
+    #: When the server stored it, seconds since the epoch by the server's clock.
+    time: float
+
+
+#: Called in the bus's own task for every message: must be quick and must not raise.
+#: Actors put the message into their mailbox and return.
+Handler = Callable[[Message], None]
+EntryHandler = Callable[[Entry], None]
+
+
+class Subscription(Protocol):
+    """A running subscription."""
+
+    async def unsubscribe(self) -> None:
+        """Stop; safe to call twice.  No handler call after it returned."""
+        ...
+
+
+class Bus(Protocol):
+    """One connection, speaking as one sender."""
+
+    @property
+    def sender(self) -> str:
+        """Who this connection speaks as: the last token of its request subjects."""
+        ...
+
+    @property
+    def max_payload(self) -> int:
+        """Largest message in bytes, headers included, that the server takes."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent and received right now."""
+        ...
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again; leases restart when it grows."""
+        ...
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message; returns once it is buffered, not once it has arrived.
+
+        Raises `PayloadTooLarge` above `max_payload` (nothing is sent: one oversized
+        message would close the whole connection) and `BusUnavailable` when it is closed
+        or its buffer is full.
+        """
+        ...
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """Receive messages; `queue` names a group of which one member gets each message.
+
+        Wildcards as in NATS: ``*`` one token, ``>`` the rest.  Active on the server by
+        the time this returns.
+        """
+        ...
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        """Send, and wait for the first reply.
+
+        Raises `BusTimeout`, or `NoResponders` at once when nobody listens.
+        """
+        ...
+
+    def inbox(self) -> str:
+        """A fresh reply subject below ``_INBOX.<sender>.``."""
+        ...
+
+    async def flush(self) -> None:
+        """Return once the server has processed what was published before."""
+        ...
+
+    # --- logs ---
+
+    async def create_log(self, log: str) -> None:
+        """Make the log if it does not exist; no change when it does."""
+        ...
+
+    async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
+        """Append one entry if the log's last sequence is `expected_seq` (0: empty log).
+
+        Returns the new entry's sequence once it is durable.  Raises `AppendRefused` (it
+        is not in the log), `OutcomeUnknown` (no answer within `timeout_s`: it may be in
+        the log, may still come, or be lost), `LogMissing`, `PayloadTooLarge`.
+        """
+        ...
+
+    async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries with ``seq >= from_seq``, in order; [] when there is none.
+
+        May lag behind the log's end (a replica answers), so an absence proves nothing.
+        Raises `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        """
+        ...
+
+    async def follow(self, log: str, from_seq: int, handler: EntryHandler) -> Subscription:
+        """Every entry with ``seq >= from_seq`` in order, then new ones as they are stored.
+
+        Best effort: an entry may be missing (purged under a slow reader); the reader
+        finds out by the envelope's `previous` and starts over.
+        """
+        ...
+
+    async def server_time(self) -> float:
+        """The server's clock, seconds since the epoch."""
+        ...
+
+    # --- a small shared state, readable by every client ---
+
+    async def state_get(self, key: str) -> bytes | None:
+        """The value under `key`, or None."""
+        ...
+
+    async def state_create(self, key: str, value: bytes) -> bool:
+        """Store `value` if `key` is unset; returns whether it was."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and disconnect; safe to call twice."""
+        ...
+
+
+def headers_size(headers: Mapping[str, str] | None) -> int:
+    """Bytes that `headers` take on the wire (0 without any)."""
+    if not headers:
+        return 0
+    # "NATS/1.0\r\n" + "key: value\r\n" each + "\r\n"
+    return 12 + sum(len(key.encode()) + len(value.encode()) + 4 for key, value in headers.items())
+
+
+def check_size(
+    max_payload: int, subject: str, data: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    """Raise `PayloadTooLarge` if the message would not fit; called by every send."""
+    size = len(data) + headers_size(headers)
+    if size > max_payload:
+        raise PayloadTooLarge(
+            f"a message of {size} bytes to {subject} is over the limit of {max_payload} bytes; "
+            "send less at once, or raise max_payload on the NATS server"
+        )

@@ -1,0 +1,87 @@
+"""Admitting a submission: each item checked on its own, given its shard, made canonical."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+
+from swarm.core.decide import too_large
+from swarm.core.sharding import shard_of
+from swarm.errors import Refusal
+from swarm.messages import (
+    PRIORITIES,
+    ErrorBody,
+    NewItem,
+    ShardMap,
+    ShardSubmit,
+    Submit,
+    SubmitResult,
+)
+
+_item_decoder = msgspec.json.Decoder(NewItem)
+_encode = msgspec.json.Encoder().encode
+
+
+class Admitted(Struct):
+    """What becomes of a submission."""
+
+    parts: dict[int, ShardSubmit]
+    refused: list[SubmitResult]
+    #: Bytes of each part's items.
+    sizes: dict[int, int]
+
+
+def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> Admitted:
+    """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones."""
+    if not submit.items:
+        raise Refusal("bad_request", "items is empty; submit at least one work item")
+    admitted = Admitted({}, [], {})
+    for index, raw in enumerate(submit.items):
+        try:
+            item, canonical = check_item(raw, item_bytes_max)
+        except Refusal as refusal:
+            error = ErrorBody(refusal.code, refusal.message, refusal.retry)
+            admitted.refused.append(SubmitResult(index, error=error))
+            continue
+        shard = shard_of(item, submit.command_id, index, sender, map_)
+        part = admitted.parts.get(shard)
+        if part is None:
+            part = ShardSubmit(submit.command_id, [], [], map_.version, submit.retry)
+            admitted.parts[shard] = part
+            admitted.sizes[shard] = 0
+        part.items.append(Raw(canonical))
+        part.indexes.append(index)
+        admitted.sizes[shard] += len(canonical)
+    return admitted
+
+
+def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
+    """The item and its canonical encoding; refuses what is wrong with it."""
+    try:
+        item = _item_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise Refusal("bad_request", explain(str(error))) from error
+    except msgspec.DecodeError as error:
+        raise Refusal("bad_request", f"not valid JSON: {error}") from error
+    if item.dependencies:
+        raise Refusal(
+            "unsupported",
+            "dependencies are not acted on by this version, so an item with dependencies is "
+            "refused rather than run too early; submit it once the others have completed",
+        )
+    canonical = _encode(item)
+    if len(canonical) > item_bytes_max:
+        raise too_large(f"the item has {len(canonical)} bytes", item_bytes_max)
+    return item, canonical
+
+
+def explain(error: str) -> str:
+    """A validation error of an item, with what is allowed instead."""
+    if "$.priority" in error:
+        return f"{error}; a priority is one of {', '.join(PRIORITIES)}"
+    if "$.work_type" in error:
+        return (
+            f"{error}; a work_type has 1 to 64 letters, digits, '_' or '-', and begins with a "
+            "letter or digit (no dots, blanks or wildcards: it is part of a subject)"
+        )
+    return error

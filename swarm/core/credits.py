@@ -1,0 +1,222 @@
+"""Free slots of agent sessions, as one coordinator knows them.
+
+A session's agent says how many slots it has free and how many assignments it has
+received; what was sent and not yet received is on its way and takes a slot.  Should an
+assignment be lost, its slot comes back once nothing has been sent for `SETTLE_S`.
+An agent that gets more than it can take hands it back at once, so this bookkeeping
+only has to be nearly right; no item depends on it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from swarm.messages import Credit
+
+#: After this long without sending anything, what is still on its way counts as lost.
+SETTLE_S = 5.0
+
+Key = tuple[str, str]
+
+
+class Slots(Struct):
+    """One session: of an agent attached here, or lent by another coordinator."""
+
+    agent: str
+    session: str
+    work_types: tuple[str, ...]
+    free: int = 0
+    #: Highest number heard: an older statement arriving late is ignored.
+    number: int = -1
+    #: Assignments sent to the session, slots lent included.
+    sent: int = 0
+    sent_at: float = 0.0
+    heard_at: float = 0.0
+    #: When lent slots go back; None for a session attached here.
+    expires_at: float | None = None
+
+    @property
+    def key(self) -> Key:
+        """Tells a session apart, and its lent slots from its own."""
+        return (self.agent, self.session if self.expires_at is None else self.session + "~lent")
+
+
+class Wish(Struct):
+    """Another coordinator asked for slots that were not free then."""
+
+    coordinator: str
+    slots: int
+    expires_at: float
+
+
+class CreditPool:
+    """All sessions of a coordinator, and who waits for work of which type."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[Key, Slots] = {}
+        self._lent: dict[Key, Slots] = {}
+        self._waiting: dict[str, OrderedDict[Key, Slots]] = {}
+        #: Attached sessions by work type.
+        self._served: dict[str, int] = {}
+        self._wishes: dict[str, deque[Wish]] = {}
+        #: Types whose last free slot went to a wish: the next one is ours.
+        self._turn: dict[str, bool] = {}
+
+    # --- sessions -----------------------------------------------------------------
+
+    def attach(self, agent: str, session: str, work_types: Iterable[str], now: float) -> Slots:
+        """A session is attached here; an existing one keeps what is known of it."""
+        known = self.sessions.get((agent, session))
+        if known is not None:
+            known.heard_at = now
+            return known
+        slots = Slots(agent, session, tuple(dict.fromkeys(work_types)), heard_at=now)
+        self.sessions[agent, session] = slots
+        for work_type in slots.work_types:
+            self._served[work_type] = self._served.get(work_type, 0) + 1
+        return slots
+
+    def detach(self, agent: str, session: str) -> None:
+        """The session is gone; what it holds is a matter of its leases."""
+        slots = self.sessions.pop((agent, session), None)
+        if slots is None:
+            return
+        self._set_free(slots, 0)
+        for work_type in slots.work_types:
+            self._served[work_type] -= 1
+            if not self._served[work_type]:
+                del self._served[work_type]
+
+    def update(self, slots: Slots, number: int, stated: int, received: int, now: float) -> None:
+        """The agent states its free slots and what it has received."""
+        slots.heard_at = now
+        if number < slots.number:
+            return
+        if slots.number < 0 or received > slots.sent or now - slots.sent_at > SETTLE_S:
+            slots.sent = received
+        slots.number = number
+        self._set_free(slots, max(0, stated - (slots.sent - received)))
+
+    def silent(self, now: float, silent_s: float) -> list[Key]:
+        """Sessions that were not heard of for longer than `silent_s`."""
+        return [key for key, slots in self.sessions.items() if now - slots.heard_at > silent_s]
+
+    # --- giving work -----------------------------------------------------------------
+
+    def wanted(self, work_types: Iterable[str]) -> list[str]:
+        """Those of `work_types` for which a slot is free."""
+        return [work_type for work_type in work_types if self._waiting.get(work_type)]
+
+    def waiting(self) -> list[str]:
+        """Types for which a slot is free."""
+        return [work_type for work_type, slots in self._waiting.items() if slots]
+
+    def take(self, work_type: str, now: float) -> Slots | None:
+        """Use one slot of the session that has waited longest for this type."""
+        waiting = self._waiting.get(work_type)
+        if not waiting:
+            return None
+        slots = next(iter(waiting.values()))
+        assert slots.free > 0, "only sessions with free slots wait"
+        slots.sent += 1
+        slots.sent_at = now
+        self._set_free(slots, slots.free - 1)
+        if slots.free:
+            for other in slots.work_types:
+                self._waiting[other].move_to_end(slots.key)
+        return slots
+
+    # --- moving slots between coordinators -------------------------------------------
+
+    def lend(self, work_type: str, slots_max: int, now: float) -> list[Credit]:
+        """Take up to `slots_max` free slots of this type away, to be used by a peer."""
+        lent: dict[Key, Credit] = {}
+        for _ in range(slots_max):
+            slots = self.take(work_type, now)
+            if slots is None:
+                break
+            key = (slots.agent, slots.session)
+            count = lent[key].slots + 1 if key in lent else 1
+            lent[key] = Credit(slots.agent, slots.session, count, list(slots.work_types))
+        return list(lent.values())
+
+    def borrowed(self, credit: Credit, expires_at: float) -> None:
+        """A peer moved this credit here, until `expires_at`."""
+        key = (credit.agent, credit.session)
+        slots = self._lent.get(key)
+        if slots is None:
+            types = tuple(credit.work_types)
+            slots = Slots(credit.agent, credit.session, types, expires_at=expires_at)
+            self._lent[key] = slots
+        slots.expires_at = expires_at
+        self._set_free(slots, slots.free + credit.slots)
+
+    def expire(self, now: float) -> None:
+        """Drop borrowed slots and wishes whose time is over."""
+        for key, slots in list(self._lent.items()):
+            if slots.expires_at is not None and slots.expires_at < now:
+                self._set_free(slots, 0)
+                del self._lent[key]
+        for wishes in self._wishes.values():
+            while wishes and wishes[0].expires_at < now:
+                wishes.popleft()
+
+    def wish(self, work_type: str, coordinator: str, slots: int, expires_at: float) -> None:
+        """A peer wants slots that are all busy now: it gets every second one to come free."""
+        if work_type not in self._served or slots < 1:
+            return
+        wishes = self._wishes.setdefault(work_type, deque())
+        for wish in wishes:
+            if wish.coordinator == coordinator:
+                wish.slots, wish.expires_at = slots, expires_at
+                return
+        wishes.append(Wish(coordinator, slots, expires_at))
+
+    def grant(
+        self, work_type: str, ready_here: bool, now: float
+    ) -> tuple[str, list[Credit]] | None:
+        """The peer that the next free slot goes to, with the slot; None: it is ours.
+
+        Slots go to peers and to our own shards in turn while both have work, so that
+        an item waits no longer because its shard is elsewhere.
+        """
+        wishes = self._wishes.get(work_type)
+        if not wishes or wishes[0].expires_at < now or not self._waiting.get(work_type):
+            return None
+        if ready_here and self._turn.pop(work_type, False):
+            return None
+        self._turn[work_type] = True
+        wish = wishes.popleft()
+        wish.slots -= 1
+        if wish.slots:
+            wishes.append(wish)
+        return wish.coordinator, self.lend(work_type, 1, now)
+
+    def wished(self) -> list[str]:
+        """Types for which peers wait."""
+        return [work_type for work_type, wishes in self._wishes.items() if wishes]
+
+    def idle(self) -> dict[str, int]:
+        """Free slots by type, of sessions attached here; 0 where all are busy."""
+        idle = dict.fromkeys(self._served, 0)
+        for slots in self.sessions.values():
+            if slots.free:
+                for work_type in slots.work_types:
+                    idle[work_type] += slots.free
+        return idle
+
+    # ------------------------------------------------------------------------------------
+
+    def _set_free(self, slots: Slots, free: int) -> None:
+        for work_type in slots.work_types:
+            waiting = self._waiting.get(work_type)
+            if waiting is None:
+                waiting = self._waiting[work_type] = OrderedDict()
+            if free > 0:
+                waiting.setdefault(slots.key, slots)
+            else:
+                waiting.pop(slots.key, None)
+        slots.free = free

@@ -1,0 +1,111 @@
+"""The envelope of log entries, and what a reader makes of a log.
+
+A log is a chain: every entry of ours names the sequence of the one before it
+(`previous`), its owner and the owner's epoch.  `LogPosition.advance` follows the chain
+and tells three cases apart, alike for every reader:
+
+- the next link: fold it;
+- *foreign*: no entry of ours, or one that its fence should have stopped; skipped and
+  counted, it changes nothing;
+- a *gap*: the entry continues a chain of which something was missed; start over.
+
+An entry that claims to be ours and cannot be decoded closes the shard: skipping it
+would lose what it says.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+from msgspec import Struct
+
+from swarm.errors import Undecodable
+from swarm.messages import LogEntry, Opened
+
+#: Of the entries this version writes.
+FORMAT = 1
+_MAGIC = b'{"swarm":'
+
+_decoder = msgspec.json.Decoder(LogEntry)
+_encoder = msgspec.json.Encoder()
+
+
+class Link(enum.Enum):
+    """How an entry continues what was read before."""
+
+    OURS = "ours"
+    FOREIGN = "foreign"
+    GAP = "gap"
+    OLD = "old"
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """The entry as it is stored."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
+    """The entry, None for a foreign one; raises `Undecodable` for a broken one of ours."""
+    if not data.startswith(_MAGIC):
+        return None
+    try:
+        entry = _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise Undecodable(
+            f"{log}: entry {seq} is ours but cannot be decoded ({error}); it may come from a newer "
+            "version: run that version, or restore the entry from a replica or backup"
+        ) from error
+    if entry.swarm != FORMAT:
+        raise Undecodable(
+            f"{log}: entry {seq} has format {entry.swarm}, this version reads {FORMAT}; "
+            "run the version that wrote it, or a newer one"
+        )
+    return entry
+
+
+class LogPosition(Struct):
+    """Where a reader stands in a log."""
+
+    log: str
+    #: Last sequence seen, foreign entries included: what the next append expects.
+    at: int = 0
+    #: Sequence of the last entry of ours.
+    last: int = 0
+    incarnation: str = ""
+    epoch: int = 0
+    owner: str = ""
+    batch: int = -1
+    now: float = 0.0
+    map_version: int = 0
+    foreign: int = 0
+
+    def advance(self, seq: int, entry: LogEntry | None) -> Link:
+        """Take the entry at `seq` (None: not ours) and say what it is."""
+        if seq <= self.at:
+            return Link.OLD
+        if entry is None:
+            return self._skip(seq)
+        known = not self.incarnation or entry.incarnation == self.incarnation
+        if known and entry.previous > self.last:
+            return Link.GAP
+        if not known or entry.previous < self.last or not self._next_of_chain(entry):
+            return self._skip(seq)
+        assert entry.now >= self.now, f"{self.log}: time went backwards at {seq}"
+        self.at = self.last = seq
+        self.incarnation, self.epoch, self.owner = entry.incarnation, entry.epoch, entry.owner
+        self.batch, self.now, self.map_version = entry.batch, entry.now, entry.map_version
+        return Link.OURS
+
+    def _next_of_chain(self, entry: LogEntry) -> bool:
+        """Whether this owner may write this entry here."""
+        opens = bool(entry.events) and isinstance(entry.events[0], Opened)
+        if opens:
+            return entry.epoch == self.epoch + 1 and entry.batch == 0
+        same_owner = entry.epoch == self.epoch and entry.owner == self.owner
+        return same_owner and entry.batch == self.batch + 1
+
+    def _skip(self, seq: int) -> Link:
+        self.at = seq
+        self.foreign += 1
+        return Link.FOREIGN

@@ -1,0 +1,76 @@
+"""What readers are shown of a shard."""
+
+from __future__ import annotations
+
+from swarm.core.shard import Shard
+from swarm.core.work import Item, view
+from swarm.errors import BadInput, Refusal
+from swarm.messages import ItemPage, List, ShardStats, WorkItem
+from swarm.subjects import parse_item_id
+
+_STATUSES = ("queued", "claimed", "completed", "dead")
+#: What an item takes in a page besides its own texts.
+_ITEM_BYTES = 400
+
+
+def find(shard: Shard, work_item_id: str) -> Item:
+    """This item of this shard; refuses an unknown one."""
+    try:
+        number_of_shard, number = parse_item_id(work_item_id)
+    except BadInput as error:
+        raise Refusal("bad_request", str(error)) from error
+    if number_of_shard != shard.number:
+        raise Refusal(
+            "bad_request",
+            f"work item {work_item_id} is in shard {number_of_shard}, this is shard {shard.number}",
+        )
+    found = shard.items.get(number)
+    if found is None:
+        raise Refusal("unknown_item", f"there is no work item {work_item_id}")
+    return found
+
+
+def item(shard: Shard, number: int) -> WorkItem:
+    """The item for readers; the sequence as of which it is true is set when sent."""
+    return view(shard.items[number], shard.number, 0)
+
+
+def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
+    """The items after `query.after`, oldest first, at most `bytes_max` bytes of them."""
+    if query.status and query.status not in _STATUSES:
+        raise Refusal(
+            "bad_request", f"unknown status {query.status!r}; one of {', '.join(_STATUSES)}"
+        )
+    found = ItemPage([])
+    size = 0
+    for number in range(query.after + 1, shard.next_number):
+        candidate = shard.items.get(number)
+        if candidate is None:
+            continue
+        if query.status and candidate.status != query.status:
+            continue
+        if query.work_type and candidate.work_type != query.work_type:
+            continue
+        if len(found.items) >= query.limit or (found.items and size > bytes_max):
+            found.after = number - 1
+            break
+        end = candidate.end
+        size += _ITEM_BYTES + len(memoryview(candidate.spec))
+        size += len(memoryview(end.result)) + len(end.error) if end else 0
+        found.items.append(view(candidate, shard.number, 0))
+    return found
+
+
+def stats(shard: Shard) -> ShardStats:
+    """Counts of the shard, from a walk over its items."""
+    return ShardStats(
+        shard=shard.number,
+        coordinator=shard.coordinator,
+        epoch=0,
+        as_of=0,
+        counts=shard.counts(),
+        ready={work_type: count for work_type, count in shard.lanes.ready.items() if count},
+        submitted=shard.submitted,
+        conservation=shard.conservation(),
+        foreign=0,
+    )

@@ -1,0 +1,119 @@
+"""Agent sessions at one coordinator: attach, heartbeats, free slots, and moving them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarm.core.credits import CreditPool
+from swarm.core.membership import Members
+from swarm.core.sharding import stable_hash
+from swarm.errors import Refusal
+from swarm.messages import Attach, Attached, Attention, Beat, Control, Heartbeat
+from swarm.subjects import check_token
+
+#: A session is alive while heard of within this many heartbeats.
+HEARTBEATS_MISSED = 3
+
+
+@dataclass(slots=True)
+class _Live:
+    session: str
+    coordinator: str
+    heard_at: float
+
+
+class Sessions:
+    """Who is attached where.  Decides only; the coordinator sends what it returns."""
+
+    def __init__(
+        self, me: str, pool: CreditPool, members: Members, lease_s: float, heartbeat_s: float
+    ) -> None:
+        self._me = me
+        self._pool = pool
+        self._members = members
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+        #: The session in charge of each agent id, wherever it is attached.
+        self._live: dict[str, _Live] = {}
+
+    def attach(
+        self, agent: str, session: str, attach: Attach, now: float
+    ) -> tuple[Attached, Attention]:
+        """Take on a session; the answer, and what all coordinators are to hear."""
+        check_token("agent id", agent)
+        live = self._live.get(agent)
+        if live is not None and live.session != session and not attach.takeover:
+            silent_s = now - live.heard_at
+            if silent_s <= HEARTBEATS_MISSED * self._heartbeat_s:
+                raise Refusal(
+                    "agent_id_in_use",
+                    f"another live process is attached as {agent!r} (heard of {silent_s:.1f} s "
+                    "ago); choose another id, stop the other one, or attach with takeover",
+                )
+        self._live[agent] = _Live(session, self._me, now)
+        self._pool.attach(agent, session, attach.work_types, now)
+        attached = Attached(session, self._me, self._lease_s, self._heartbeat_s)
+        return attached, Attention(session, self._me, attach.takeover)
+
+    def attention(self, agent: str, heard: Attention, now: float) -> list[tuple[str, Control]]:
+        """Some coordinator took on a session: (session, control) of those that end here."""
+        mine = [session for who, session in self._pool.sessions if who == agent]
+        ended: list[tuple[str, Control]] = []
+        stays = heard.session
+        for session in mine:
+            if session == heard.session:
+                if heard.coordinator != self._me:
+                    self._pool.detach(agent, session)
+                continue
+            if not heard.takeover and session < stays:
+                stays = session
+                continue
+            self._pool.detach(agent, session)
+            reason = f"another process has attached as {agent!r}"
+            ended.append((session, Control("superseded", reason=reason)))
+        where = heard.coordinator if stays == heard.session else self._me
+        self._live[agent] = _Live(stays, where, now)
+        return ended
+
+    def heartbeat(self, agent: str, heartbeat: Heartbeat, now: float) -> Control | None:
+        """An agent process is alive; what it must do, if anything."""
+        session = heartbeat.session
+        if heartbeat.leaving:
+            self._leave(agent, session)
+            return None
+        live = self._live.get(agent)
+        other = live is not None and live.session != session
+        if other and live is not None and now - live.heard_at <= self._silence_s():
+            return None
+        self._live[agent] = _Live(session, heartbeat.coordinator, now)
+        if heartbeat.coordinator == self._me:
+            slots = self._pool.attach(agent, session, heartbeat.work_types, now)
+            self._pool.update(slots, heartbeat.number, heartbeat.slots, heartbeat.received, now)
+            return None
+        self._pool.detach(agent, session)
+        beats = self._members.live(now)
+        if heartbeat.coordinator in beats or not self._adopts(agent, beats):
+            return None
+        return Control("reattach", reason=f"{heartbeat.coordinator} is not alive")
+
+    def drop_silent(self, now: float) -> None:
+        """Forget sessions that stopped sending heartbeats."""
+        for agent, session in self._pool.silent(now, self._silence_s()):
+            self._pool.detach(agent, session)
+        for agent, live in list(self._live.items()):
+            if now - live.heard_at > self._silence_s():
+                del self._live[agent]
+
+    def _silence_s(self) -> float:
+        return HEARTBEATS_MISSED * self._heartbeat_s
+
+    def _leave(self, agent: str, session: str) -> None:
+        self._pool.detach(agent, session)
+        live = self._live.get(agent)
+        if live is not None and live.session == session:
+            del self._live[agent]
+
+    def _adopts(self, agent: str, beats: dict[str, Beat]) -> bool:
+        """Whether it is on this coordinator, of all that hear it, to tell the agent."""
+        names = [*beats, self._me] if self._me not in beats else list(beats)
+        return min(names, key=lambda name: stable_hash(f"{agent}/{name}")) == self._me

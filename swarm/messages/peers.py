@@ -1,0 +1,100 @@
+"""Coordinators among themselves, and what a router tells of them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Beat(Struct, omit_defaults=True):
+    """``<p>.beat.<coordinator>``: about four times a second."""
+
+    coordinator: str
+    #: Of this process: a restarted coordinator has another one.
+    instance: str
+    #: Highest version of log and messages that this process reads.
+    protocol: int
+    #: Counts beats of this instance.
+    number: int
+    #: Attached agent sessions.
+    sessions: int = 0
+    #: Shards that it owns, opened and serving.
+    owns: list[int] = []
+    #: Free agent slots by work type; 0 where agents for the type are attached, all busy.
+    idle: dict[str, int] = {}
+    #: Ready items by work type.
+    ready: dict[str, int] = {}
+    #: Shards that it cannot open, and why.
+    closed: dict[str, str] = {}
+    #: Takes no new sessions or shards: it is about to leave.
+    draining: bool = False
+
+
+class Credit(Struct, omit_defaults=True, frozen=True):
+    """Free slots of one agent session, moved from one coordinator to another."""
+
+    agent: str
+    session: str
+    slots: int
+    work_types: list[str]
+
+
+class Borrow(Struct, omit_defaults=True):
+    """``<p>.coordinator.<id>.borrow.<coordinator>``: the sender has ready work and no agents.
+
+    The receiver moves some of its credits for these types by a `Lend`.
+    """
+
+    #: Ready items by work type.
+    ready: dict[str, int]
+
+
+class Lend(Struct, omit_defaults=True):
+    """``<p>.coordinator.<id>.lend.<coordinator>``: credits moved to the receiver.
+
+    After `expires_s` seconds the receiver drops what it did not use; the agent's next
+    heartbeat renews the credit where the session lives.
+    """
+
+    credits: list[Credit]
+    expires_s: float
+
+
+class Attention(Struct, omit_defaults=True):
+    """``<p>.attached.<agent>``: a session was accepted; others of this agent id end."""
+
+    session: str
+    coordinator: str
+    #: Asked to replace a live one; of two that did not, the smaller session stays.
+    takeover: bool = False
+
+
+class Gone(Struct, omit_defaults=True):
+    """``<p>.gone.<coordinator>``: this coordinator's beats have stopped; its agents re-attach."""
+
+    coordinator: str
+    reporter: str
+
+
+class ShardMap(Struct, omit_defaults=True, frozen=True):
+    """How items find their shard; stored under the key ``map`` of the shared state."""
+
+    version: int
+    shard_count: int
+    shard_key: str
+    shard_distribution: str
+    #: Coordinators among which shards are placed.
+    coordinators: list[str]
+
+
+class Describe(Struct, omit_defaults=True):
+    """``<p>.describe.<sender>``: what a client must know; answered by a router."""
+
+
+class Description(Struct, omit_defaults=True):
+    """Answer to `Describe`."""
+
+    prefix: str
+    protocol: int
+    map: ShardMap
+    #: The latest beat of each live coordinator.
+    coordinators: list[Beat]

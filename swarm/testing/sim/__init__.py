@@ -1,0 +1,1 @@
+"""Whole swarms on a deterministic bus and clock, with faults; see docs/simulation.md."""
