@@ -18,7 +18,7 @@ from swarm.actors.answers import error_body, error_reply
 from swarm.actors.lending import Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
-from swarm.actors.sending import Sender
+from swarm.actors.sending import Sender, unsubscribe
 from swarm.actors.shard_worker import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
@@ -61,6 +61,9 @@ _next = msgspec.json.Decoder(Next)
 _beat = msgspec.json.Decoder(Beat)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _attention = msgspec.json.Decoder(Attention)
+
+#: Refused items answered in one message: each comes with a sentence.
+REFUSED_PAGE = 100
 
 
 class Coordinator(Actor):
@@ -107,6 +110,7 @@ class Coordinator(Actor):
         self._subscriptions: list[Subscription] = []
         self._beats: asyncio.Task[None] | None = None
         self._beat_number = 0
+        self._shown_ready: dict[str, int] = {}
         #: When our own latest beat came back to us: proof that we hear.
         self._heard_self_at = float("-inf")
         #: Takes no new sessions or shards.
@@ -153,8 +157,7 @@ class Coordinator(Actor):
             await asyncio.gather(beats, return_exceptions=True)
         await self._shards.stop()
         subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            await subscription.unsubscribe()
+        await unsubscribe(subscriptions)
         await super().stop()
 
     def _hearing(self) -> bool:
@@ -181,6 +184,7 @@ class Coordinator(Actor):
             if self._takers_wanted:
                 self._takers_wanted = False
                 await self._lending.seek(live)
+                await self._tell_news()
 
     async def _take(self, message: Message) -> None:
         subject = message.subject[len(self._settings.prefix) + 1 :]
@@ -215,17 +219,17 @@ class Coordinator(Actor):
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
         admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
-        if admitted.refused and message.reply:
-            reply = SubmitReply(admitted.refused, submit.command_id)
-            await self._send(message.reply, _encode(reply))
-        for shard, part in admitted.parts.items():
+        for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
+            part = admitted.refused[start : start + REFUSED_PAGE]
+            await self._send(message.reply, _encode(SubmitReply(part, submit.command_id)))
+        for shard, items in admitted.parts.items():
             worker = self._shards.get(shard)
             if worker is not None:
                 size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, part, message.reply, size=size))
+                worker.put(Request("submit", sender, items, message.reply, size=size))
             else:
                 subject = self._subjects.shard(shard, "submit", sender)
-                await self._send(subject, _encode(part), message.reply)
+                await self._send(subject, _encode(items), message.reply)
 
     # --- agents ------------------------------------------------------------------------
 
@@ -311,12 +315,22 @@ class Coordinator(Actor):
 
     async def _beat_forever(self) -> None:
         while True:
-            await self._send(self._subjects.beat(self.name), _encode(self._make_beat()))
+            await self._beat()
             await self._look_around()
             await asyncio.sleep(self._settings.beat_s)
 
-    def _make_beat(self) -> Beat:
+    async def _tell_news(self) -> None:
+        """Beat at once when work of a type is ready that the latest beat did not show."""
+        if any(work_type not in self._shown_ready for work_type in self._shards.ready()):
+            await self._beat()
+
+    async def _beat(self) -> None:
         self._beat_number += 1
+        beat = self._make_beat()
+        self._shown_ready = beat.ready
+        await self._send(self._subjects.beat(self.name), _encode(beat))
+
+    def _make_beat(self) -> Beat:
         return Beat(
             self.name,
             self._instance,

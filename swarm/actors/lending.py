@@ -91,7 +91,7 @@ class Lending:
     async def seek(self, live: dict[str, Beat]) -> None:
         """Ask peers for slots for what is ready here and has no taker."""
         now = self._clock()
-        if now - self._sought_at < SEEK_S:
+        if now - self._sought_at < SEEK_S or len(live) < 2:
             return
         self._sought_at = now
         needed: dict[str, dict[str, int]] = {}

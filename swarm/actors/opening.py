@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarm.actors.shard_worker import ShardWorker, Surroundings
 from swarm.bus.log import FencedLog, LogReader
+from swarm.config import Settings
 from swarm.core.shard import ShardRules
 from swarm.errors import BadConfig, Deposed
 from swarm.messages import Opened
@@ -24,7 +25,7 @@ async def open_shard(around: Surroundings, number: int, map_version: int) -> Sha
     await _check_clock(around)
     log = around.subjects.log(number)
     await bus.create_log(log)
-    reader = LogReader(bus, log, number, shard_rules(around))
+    reader = LogReader(bus, log, number, shard_rules_of(settings, bus.max_payload))
     for _ in range(TRIES):
         await reader.catch_up()
         position = reader.position
@@ -49,15 +50,14 @@ async def open_shard(around: Surroundings, number: int, map_version: int) -> Sha
     raise Deposed(f"{log}: others wrote to it during {TRIES} attempts to open it")
 
 
-def shard_rules(around: Surroundings) -> ShardRules:
+def shard_rules_of(settings: Settings, max_payload: int) -> ShardRules:
     """What a shard decides by, from the settings and the server's limits."""
-    settings = around.settings
     return ShardRules(
         ageing_s=settings.ageing_s,
         lease_s=settings.lease_s,
         dedupe_window_s=settings.dedupe_window_s,
         dedupe_count=settings.dedupe_count,
-        item_bytes_max=around.bus.max_payload // 4,
+        item_bytes_max=max_payload // 4,
     )
 
 

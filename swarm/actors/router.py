@@ -14,12 +14,13 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
+from swarm.actors.sending import Sender, unsubscribe
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
 from swarm.core.envelope import FORMAT
 from swarm.core.membership import Members
 from swarm.core.routing import choose, least_connections, parse_rules
-from swarm.errors import BusError, Refusal
+from swarm.errors import Refusal
 from swarm.messages import Beat, Description, ShardMap
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, reply_allowed, sender_of, work_type_of
@@ -40,6 +41,7 @@ class Router(Actor):
     ) -> None:
         super().__init__("router")
         self._bus = bus
+        self._send = Sender(bus)
         self._settings = settings
         self._map = shard_map
         self._runtime = runtime or Runtime()
@@ -78,8 +80,7 @@ class Router(Actor):
     async def stop(self) -> None:
         """Take nothing more; what was forwarded is answered by others."""
         subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            await subscription.unsubscribe()
+        await unsubscribe(subscriptions)
         await super().stop()
 
     def _on_beat(self, message: Message) -> None:
@@ -143,12 +144,3 @@ class Router(Actor):
             raise Refusal("unavailable", "no coordinator is alive; start one, or wait", retry=True)
         self.forwarded[target] = self.forwarded.get(target, 0) + 1
         return target
-
-    async def _send(
-        self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        try:
-            await self._bus.publish(subject, data, reply, headers)
-        except BusError as error:
-            # Senders ask again; saying why is all that can be done here.
-            log.warning("a message was not sent", subject=subject, error=str(error))

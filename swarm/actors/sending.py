@@ -7,11 +7,11 @@ else that an actor could do about it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
-from swarm.bus.base import Bus
+from swarm.bus.base import Bus, Subscription
 from swarm.errors import BusError
 
 log = structlog.get_logger()
@@ -45,3 +45,12 @@ class Sender:
         task = asyncio.create_task(self(subject, data))
         self._soon[task] = None
         task.add_done_callback(lambda done: self._soon.pop(done, None))
+
+
+async def unsubscribe(subscriptions: Iterable[Subscription]) -> None:
+    """End all; on a connection that is gone they have ended already."""
+    for subscription in subscriptions:
+        try:
+            await subscription.unsubscribe()
+        except BusError as error:
+            log.warning("unsubscribing failed", error=str(error))

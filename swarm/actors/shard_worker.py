@@ -20,7 +20,7 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_body, error_reply
 from swarm.actors.requests import Request, decode
-from swarm.actors.sending import Sender
+from swarm.actors.sending import Sender, unsubscribe
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.log import FencedLog
 from swarm.config import Settings
@@ -54,8 +54,10 @@ from swarm.subjects import Subjects, item_id, parse_item_id, reply_allowed, send
 
 log = structlog.get_logger()
 
-#: Rough size of an event besides the texts that its command brought along.
+#: At most the size of an event besides the texts that its command brought along.
 EVENT_BYTES = 200
+#: Most leases given up in one round.
+LAPSES_MAX = 200
 
 
 @dataclass(slots=True)
@@ -197,10 +199,7 @@ class ShardWorker(Actor):
     async def _go_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            try:
-                await subscription.unsubscribe()
-            except BusError as error:
-                log.warning("unsubscribing failed", shard=self.number, error=str(error))
+            await unsubscribe([subscription])
         self._mailbox.clear()
         self._waiters.clear()
 
@@ -210,8 +209,8 @@ class ShardWorker(Actor):
         answers = Answers()
         ticked, self._ticked = self._ticked, False
         self._look_after_leases(batch, ticked)
-        self._decide_requests(batch, answers)
-        self._serve_credits(batch, answers)
+        bytes_used = self._decide_requests(batch, answers)
+        self._serve_credits(batch, answers, self._bus.max_payload * 7 // 8 - bytes_used)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             return False
         started = self._clock()
@@ -228,11 +227,12 @@ class ShardWorker(Actor):
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3
 
-    def _decide_requests(self, batch: decide.Batch, answers: Answers) -> None:
-        """As many requests as fit into one entry."""
-        bytes_left = self._bus.max_payload * 3 // 8
+    def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
+        """As many requests as fit into one entry; returns the bytes that they may take."""
+        bytes_used = EVENT_BYTES * len(batch.events)
         for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
-            if bytes_left <= 0:
+            # The largest request takes half of an entry, so this leaves room for slots.
+            if bytes_used > self._bus.max_payload // 4:
                 break
             request = self._mailbox.pop()
             events = len(batch.events)
@@ -241,7 +241,8 @@ class ShardWorker(Actor):
                 self._decide(request, body, batch, answers)
             except Refusal as refusal:
                 self._refused(request, refusal, answers)
-            bytes_left -= EVENT_BYTES * (len(batch.events) - events) + request.size
+            bytes_used += EVENT_BYTES * (len(batch.events) - events) + request.size
+        return bytes_used
 
     def _decide(
         self, request: Request, body: object, batch: decide.Batch, answers: Answers
@@ -310,11 +311,10 @@ class ShardWorker(Actor):
         ready = self._shard.lanes.ready
         return self._around.pool.wanted([work_type for work_type in ready if ready[work_type]])
 
-    def _serve_credits(self, batch: decide.Batch, answers: Answers) -> None:
+    def _serve_credits(self, batch: decide.Batch, answers: Answers, bytes_left: int) -> None:
         """Give ready items to waiting agents, best item first, longest waiting agent first."""
         shard, pool = self._shard, self._around.pool
         now = self._clock()
-        bytes_left = self._bus.max_payload // 4 - EVENT_BYTES * len(batch.events)
         while bytes_left > 0 and (wanted := self._wanted()):
             number = shard.lanes.best(wanted)
             assert number is not None, "there is ready work of every wanted type"
@@ -357,7 +357,7 @@ class ShardWorker(Actor):
             self._leases.restart(now)
         if not ticked:
             return
-        for number in self._leases.lapsed(now)[: self._around.settings.batch_size]:
+        for number in self._leases.lapsed(now)[:LAPSES_MAX]:
             decide.give_up(self._shard, number, "lapsed", "its agent fell silent", batch)
         self._expire_waiters(now)
 

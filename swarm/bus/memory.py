@@ -61,6 +61,7 @@ class MemoryWorld:
         trace_max: int | None = 2000,
     ) -> None:
         self.trace = Trace(trace_max)
+        self.max_payload = max_payload
         self._wire = Wire(rng, faults or Faults.none(), self.trace)
         self._switch = Switch(self._wire)
         self._logs = Logs(self._wire, self.time)

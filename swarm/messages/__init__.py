@@ -29,6 +29,7 @@ from swarm.messages.agents import (
 from swarm.messages.basics import (
     NULL,
     PRIORITIES,
+    SUBMIT_ITEMS_MAX,
     TOKEN_PATTERN,
     ErrorBody,
     Label,
@@ -76,6 +77,7 @@ from swarm.messages.peers import (
 __all__ = [
     "NULL",
     "PRIORITIES",
+    "SUBMIT_ITEMS_MAX",
     "TOKEN_PATTERN",
     "Ack",
     "Assignment",

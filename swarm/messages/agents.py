@@ -141,7 +141,7 @@ class Attach(Struct, omit_defaults=True):
     """``<p>.attach.<agent>``: an agent process comes (or comes back)."""
 
     work_types: list[WorkType]
-    concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
     #: Of an earlier attach that is to go on; empty = a new session.
     session: str = ""
     #: Replace another live process that uses the same agent id.

@@ -30,3 +30,7 @@ class ErrorBody(Struct, frozen=True):
     message: str
     #: Whether the same request may succeed later.
     retry: bool = False
+
+
+#: Most items of one `Submit`: their answers must fit into one message, too.
+SUBMIT_ITEMS_MAX = 1000

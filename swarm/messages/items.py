@@ -6,7 +6,16 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
-from swarm.messages.basics import NULL, ErrorBody, Label, LeaseTime, Priority, Status, WorkType
+from swarm.messages.basics import (
+    NULL,
+    SUBMIT_ITEMS_MAX,
+    ErrorBody,
+    Label,
+    LeaseTime,
+    Priority,
+    Status,
+    WorkType,
+)
 
 
 class NewItem(Struct, omit_defaults=True, gc=False):
@@ -37,7 +46,7 @@ class Submit(Struct, omit_defaults=True):
     answered by several `SubmitReply` messages, each with the items of one shard.
     """
 
-    items: list[Raw]
+    items: Annotated[list[Raw], Meta(max_length=SUBMIT_ITEMS_MAX)]
     #: UUIDv7 of the command; the same id is never carried out twice.  Without one, a
     #: coordinator makes it up, and the request must not be retried.
     command_id: str = ""

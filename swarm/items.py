@@ -1,0 +1,155 @@
+"""Work items on their way in and out of Python: checked, encoded, put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from swarm.core.admission import check_item
+from swarm.errors import Refusal
+from swarm.messages import NULL, Assignment, NewItem
+
+_encode = msgspec.json.Encoder().encode
+_item_decoder = msgspec.json.Decoder(NewItem)
+
+#: What a work item may be described with.
+FIELDS: tuple[str, ...] = NewItem.__struct_fields__
+
+#: Bytes of a `Submit` besides its items.
+SUBMIT_BYTES = 200
+
+#: What `submit_many` takes: a `NewItem`, or a mapping with the same names whose payload
+#: is any JSON value.
+Description = NewItem | Mapping[str, Any]
+
+
+def to_json(what: str, value: object) -> Raw:
+    """`value` as JSON; `Refusal` naming `what` if it cannot be."""
+    if isinstance(value, Raw):
+        return value
+    try:
+        return Raw(_encode(value))
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Refusal(
+            "bad_request",
+            f"{what} cannot be written as JSON: {error}; use dicts, lists, strings, numbers, "
+            "booleans and None",
+        ) from error
+
+
+def from_json(data: Raw) -> Any:
+    """The value that `data` encodes."""
+    return msgspec.json.decode(data)
+
+
+def encode_item(description: Description, item_bytes_max: int) -> tuple[str, Raw]:
+    """(work type, encoded item), checked as a coordinator would; else `Refusal`."""
+    encoded: Raw | bytes
+    if isinstance(description, NewItem):
+        encoded = to_json("the work item", description)
+    elif isinstance(description, Mapping):
+        _check_names(description)
+        encoded = to_json("the work item", dict(description))
+    else:
+        raise Refusal(
+            "bad_request",
+            f"a work item is a NewItem or a mapping, not {type(description).__name__}",
+        )
+    item, canonical = check_item(encoded, item_bytes_max)
+    return item.work_type, Raw(canonical)
+
+
+def _check_names(description: Mapping[str, Any]) -> None:
+    """Refuse names that would be ignored: they are misspelt, or meant for another version."""
+    unknown = [str(name) for name in description if name not in FIELDS]
+    if unknown:
+        raise Refusal(
+            "bad_request", f"unknown field {', '.join(unknown)}; allowed: {', '.join(FIELDS)}"
+        )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Encoded items that travel in one `Submit`, and where each stands among all."""
+
+    items: list[Raw] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    work_types: dict[str, None] = field(default_factory=dict)
+    size: int = SUBMIT_BYTES
+
+    def add(self, position: int, work_type: str, item: Raw) -> None:
+        self.items.append(item)
+        self.positions.append(position)
+        self.work_types[work_type] = None
+        self.size += _bytes_in_batch(item)
+
+
+def batches(
+    descriptions: Iterable[Description],
+    *,
+    count_max: int,
+    bytes_max: int,
+    item_bytes_max: int,
+    refused: dict[int, Refusal],
+) -> Iterator[Batch]:
+    """`descriptions` in batches of at most `count_max` items and `bytes_max` bytes.
+
+    What is wrong with an item is put into `refused` under its position; it is in no batch.
+    """
+    batch = Batch()
+    for position, description in enumerate(descriptions):
+        try:
+            work_type, item = encode_item(description, item_bytes_max)
+        except Refusal as refusal:
+            refused[position] = refusal
+            continue
+        full = len(batch.items) >= count_max or batch.size + _bytes_in_batch(item) > bytes_max
+        if full and batch.items:
+            yield batch
+            batch = Batch()
+        batch.add(position, work_type, item)
+    if batch.items:
+        yield batch
+
+
+def _bytes_in_batch(item: Raw) -> int:
+    return len(memoryview(item)) + 1
+
+
+@dataclass(frozen=True)
+class ClaimedItem:
+    """A work item in the hands of an agent: what was submitted, and under which claim."""
+
+    work_item_id: str
+    #: Every command about the item must show it.
+    token: str
+    #: Counts claims that were charged, from 1.
+    attempt: int
+    #: How long the claim holds without a heartbeat.
+    lease_s: float
+    #: As submitted; its `payload` is encoded, see `payload` here.
+    item: NewItem
+    #: Bytes of the item as stored.
+    item_bytes: int
+
+    @classmethod
+    def of(cls, assignment: Assignment) -> ClaimedItem:
+        """What an assignment holds; `msgspec.ValidationError` if it cannot be read."""
+        return cls(
+            assignment.work_item_id,
+            assignment.token,
+            assignment.attempt,
+            assignment.lease_s,
+            _item_decoder.decode(assignment.item),
+            len(memoryview(assignment.item)),
+        )
+
+    @cached_property
+    def payload(self) -> Any:
+        """The submitted payload, decoded; None without one."""
+        return None if self.item.payload == NULL else from_json(self.item.payload)

@@ -1,0 +1,165 @@
+"""Bugs that the simulation must find: each breaks one rule of the code, and only it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from swarm.actors.answers import Answers
+from swarm.actors.requests import Request
+from swarm.actors.shard_worker import ShardWorker
+from swarm.bus.base import Entry
+from swarm.bus.log import FencedLog, LogReader
+from swarm.core import decide
+from swarm.core.envelope import FORMAT, decode_entry, encode_entry
+from swarm.core.leases import Leases, Missing
+from swarm.errors import AppendRefused, Deposed
+from swarm.messages import Event, LogEntry, Opened, ShardSubmit
+from swarm.runtime import Runtime
+
+Patch = pytest.MonkeyPatch
+
+
+def no_barrier_after_a_timeout(patch: Patch) -> None:
+    """A timed-out append is taken for stored."""
+
+    async def assume(self: FencedLog, unknown: Exception, data: bytes) -> int | None:
+        return self.position.at + 1
+
+    patch.setattr(FencedLog, "_after_unknown", assume)
+
+
+def duplicate_answered_too_early(patch: Patch) -> None:
+    """A repeated submission is answered at once, its original perhaps not yet durable."""
+    original = ShardWorker._decide
+
+    def decide_(
+        self: ShardWorker, request: Request, body: object, batch: decide.Batch, answers: Answers
+    ) -> None:
+        known = isinstance(body, ShardSubmit) and self._shard.commands.get(body.command_id)
+        if known and isinstance(body, ShardSubmit):
+            reply = decide.submit(self._shard, body, batch)
+            self._around.send.soon(request.reply, msgspec.json.encode(reply))
+            return
+        original(self, request, body, batch, answers)
+
+    patch.setattr(ShardWorker, "_decide", decide_)
+
+
+def expected_sequence_from_the_error(patch: Patch) -> None:
+    """A refused append is repeated with the sequence that the server named."""
+
+    async def believe(self: FencedLog, refused: AppendRefused, data: bytes) -> int | None:
+        self.position.at = refused.actual or 0
+        return None
+
+    patch.setattr(FencedLog, "_after_refusal", believe)
+
+
+def two_appends_in_flight(patch: Patch) -> None:
+    """A batch goes out as two entries at once."""
+    original = FencedLog.append
+
+    async def append(self: FencedLog, events: list[Event], now: float) -> int:
+        if len(events) < 2:
+            return await original(self, events, now)
+        position = self.position
+        entries = [
+            LogEntry(
+                FORMAT,
+                self.incarnation,
+                self.epoch,
+                self.owner,
+                self._batch + number,
+                previous,
+                self._map_version,
+                now,
+                part,
+            )
+            for number, previous, part in (
+                (0, position.last, events[:1]),
+                (1, position.at + 1, events[1:]),
+            )
+        ]
+        sent = [
+            self._bus.append(position.log, encode_entry(entry), position.at + number, 1.0)
+            for number, entry in enumerate(entries)
+        ]
+        seqs = await asyncio.gather(*sent, return_exceptions=True)
+        for seq, entry in zip(seqs, entries, strict=True):
+            if isinstance(seq, BaseException):
+                raise Deposed("an append failed") from seq
+            position.advance(seq, entry)
+        self._batch += 2
+        self.proven_at = self._clock()
+        return position.at
+
+    patch.setattr(FencedLog, "append", append)
+
+
+def unlisted_items_renewed(patch: Patch) -> None:
+    """A heartbeat renews all that its session holds."""
+
+    def heartbeat(self: Leases, held: list[int], listed: object, now: float) -> Missing:
+        for number in held:
+            self.renew(number, now)
+        return Missing([], [])
+
+    patch.setattr(Leases, "heartbeat", heartbeat)
+
+
+def no_session_in_the_token(patch: Patch) -> None:
+    """All processes of one agent id share a session."""
+    original = Runtime.new_name
+
+    def new_name(self: Runtime, stem: str) -> str:
+        return "shared" if stem == "s" else original(self, stem)
+
+    patch.setattr(Runtime, "new_name", new_name)
+
+
+def deposed_owner_answers(patch: Patch) -> None:
+    """The answers of a batch leave although its append was refused."""
+    original = FencedLog.append
+
+    async def append(self: FencedLog, events: list[Event], now: float) -> int:
+        try:
+            return await original(self, events, now)
+        except Deposed:
+            if events and isinstance(events[0], Opened):
+                raise  # opening has no answers
+            return self.position.at
+
+    patch.setattr(FencedLog, "append", append)
+
+
+def gap_ignored_by_a_reader(patch: Patch) -> None:
+    """A reader takes the next entry it gets for the next one of the log."""
+    original = LogReader._fold
+
+    def fold(self: LogReader, stored: Entry) -> bool:
+        entry = decode_entry(self._log, stored.seq, stored.data)
+        position = self.position
+        if entry is not None and entry.previous > position.last:
+            opens = bool(entry.events) and isinstance(entry.events[0], Opened)
+            position.last, position.owner = entry.previous, entry.owner
+            position.epoch = entry.epoch - 1 if opens else entry.epoch
+            position.batch = entry.batch - 1
+        return original(self, stored)
+
+    patch.setattr(LogReader, "_fold", fold)
+
+
+PLANTED: list[Callable[[Patch], None]] = [
+    no_barrier_after_a_timeout,
+    duplicate_answered_too_early,
+    expected_sequence_from_the_error,
+    two_appends_in_flight,
+    unlisted_items_renewed,
+    no_session_in_the_token,
+    deposed_owner_answers,
+    gap_ignored_by_a_reader,
+]

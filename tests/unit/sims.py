@@ -1,0 +1,52 @@
+"""What tests of simulated worlds share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from swarm.bus.base import Message
+from swarm.bus.memory import MemoryBus, MemoryWorld
+from swarm.testing.loop import run
+
+T = TypeVar("T")
+
+
+def sim(scenario: Callable[[MemoryWorld], Coroutine[Any, Any, T]], **settings: Any) -> T:
+    """Run `scenario` in a world of its own."""
+
+    async def main() -> T:
+        return await scenario(MemoryWorld(random.Random(11), **settings))
+
+    return run(main, seed=11)
+
+
+async def pass_time(duration_s: float) -> None:
+    """Let virtual time pass."""
+    await asyncio.sleep(duration_s)
+
+
+def loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def collect(bus: MemoryBus, subject: str, queue: str = "") -> list[bytes]:
+    """Payloads that arrive on `subject`, as they do."""
+    seen: list[bytes] = []
+    await bus.subscribe(subject, lambda message: seen.append(message.data), queue)
+    return seen
+
+
+async def serve(bus: MemoryBus, subject: str) -> None:
+    """Answer every request on `subject` with its own payload."""
+    waiting: asyncio.Queue[Message] = asyncio.Queue()
+    await bus.subscribe(subject, waiting.put_nowait)
+
+    async def answer() -> None:
+        while True:
+            message = await waiting.get()
+            await bus.publish(message.reply, message.data)
+
+    asyncio.create_task(answer())  # noqa: RUF006 - ends with the simulation
