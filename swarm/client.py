@@ -51,6 +51,8 @@ Reply = TypeVar("Reply")
 
 #: An owner is asked to answer within this time when it is to wait for an item's end.
 POLL_S = 15.0
+#: How long a last look at an unfinished item may take.
+LAST_LOOK_S = 0.5
 #: How long requests wait for an answer unless told otherwise.
 TIMEOUT_S = 10.0
 #: Items in a page of a listing.
@@ -196,34 +198,37 @@ class Swarm:
         """See `Handle.result`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        subject = self._shard_subject(work_item_id, "get")
-        seen: WorkItem | None = None
         while True:
             left_s = POLL_S if deadline is None else max(0.0, deadline - loop.time())
-            wait_s = min(POLL_S, left_s)
-            # An owner that waits as long as we do would answer just too late.
-            until = None if deadline is None else deadline + ATTEMPT_S
-            try:
-                seen = await self._calls.ask(
-                    subject,
-                    Get(work_item_id, wait_s),
-                    _work_item,
-                    until,
-                    attempt_s=wait_s + ATTEMPT_S,
-                )
-            except NoAnswer as error:
-                raise TimeoutError(_not_ended(work_item_id, timeout, seen)) from error
-            except Refusal as refusal:
-                if not refusal.retry:
-                    raise
-                raise TimeoutError(_not_ended(work_item_id, timeout, seen)) from refusal
-            if seen.status == "completed":
+            seen = await self._look(work_item_id, min(POLL_S, left_s), deadline)
+            late = deadline is not None and loop.time() >= deadline
+            if seen is None:
+                # To tell what it waits for; it may even have ended just now.
+                seen = await self._look(work_item_id, 0.0, loop.time() + LAST_LOOK_S)
+            if seen is not None and seen.status == "completed":
                 return from_json(seen.result)
-            if seen.finished_at:
+            if seen is not None and seen.finished_at:
                 why = seen.error or "no reason was given"
                 raise WorkFailed(f"work item {work_item_id} is {seen.status}: {why}")
-            if deadline is not None and loop.time() >= deadline:
+            if late:
                 raise TimeoutError(_not_ended(work_item_id, timeout, seen))
+
+    async def _look(
+        self, work_item_id: str, wait_s: float, deadline: float | None
+    ) -> WorkItem | None:
+        """The item when it has ended or after `wait_s`; None if there was no answer in time."""
+        subject = self._shard_subject(work_item_id, "get")
+        get = Get(work_item_id, wait_s)
+        try:
+            return await self._calls.ask(
+                subject, get, _work_item, deadline, attempt_s=wait_s + ATTEMPT_S
+            )
+        except NoAnswer:
+            return None
+        except Refusal as refusal:
+            if refusal.retry:
+                return None
+            raise
 
     async def list(
         self,

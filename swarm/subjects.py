@@ -10,6 +10,9 @@ from swarm.messages import TOKEN_PATTERN
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
+#: More digits than any shard and any number of a swarm has.
+ITEM_ID_LENGTH_MAX = 30
+
 #: Stands for the work type in the subject of a batch with several types.
 MIXED = "_"
 
@@ -99,11 +102,16 @@ def item_id(shard: int, number: int) -> str:
 
 def parse_item_id(work_item_id: str) -> tuple[int, int]:
     """(shard, number) of an id; `BadInput` for anything that is none."""
-    shard, dash, number = work_item_id.partition("-")
-    if dash and _is_plain_number(shard) and _is_plain_number(number) and number != "0":
+    shard, _, number = work_item_id.partition("-")
+    # isdecimal() alone takes other scripts' digits, too; a leading zero would let one
+    # item go by two names.
+    if (
+        number.isdecimal()
+        and shard.isdecimal()
+        and work_item_id.isascii()
+        and number[0] != "0"
+        and (shard[0] != "0" or shard == "0")
+        and len(work_item_id) <= ITEM_ID_LENGTH_MAX
+    ):
         return int(shard), int(number)
-    raise BadInput(f"{work_item_id!r} is no work item id; one looks like 3-17 (shard-number)")
-
-
-def _is_plain_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 15 and (text == "0" or text[0] != "0")
+    raise BadInput(f"{work_item_id[:80]!r} is no work item id; one looks like 3-17 (shard-number)")

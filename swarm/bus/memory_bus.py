@@ -77,7 +77,7 @@ class MemoryBus:
         self._inboxes = 0
         self._receivers: dict[int, Receiver] = {}
         self._followers: list[Follower] = []
-        #: What is waited for, and what it raises when the connection is closed.
+        #: What is waited for, and what it raises without an answer: it may have been done.
         self._pending: dict[asyncio.Future[Any], type[BusError]] = {}
         self._buffer: deque[Waiting] = deque()
         self._buffered = 0

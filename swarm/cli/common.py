@@ -7,15 +7,15 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.errors import BadInput, Refusal
-from swarm.messages import NULL, PRIORITIES, TOKEN_PATTERN
+from swarm.errors import BadInput, NoAnswer, Refusal
+from swarm.messages import NULL, TOKEN_PATTERN
 from swarm.runfile import find_run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def label(text: str) -> tuple[str, str]:
 # --- reaching the swarm -------------------------------------------------------------------
 
 
-def add_connection(parser: argparse.ArgumentParser, json: bool = True) -> None:
+def add_connection(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S) -> None:
     """The options of every command that talks to a swarm."""
     group = parser.add_argument_group("which swarm")
     group.add_argument(
@@ -97,12 +97,11 @@ def add_connection(parser: argparse.ArgumentParser, json: bool = True) -> None:
     group.add_argument(
         "--timeout",
         type=duration,
-        default=TIMEOUT_S,
+        default=timeout_s,
         metavar="TIME",
-        help="how long to try to get an answer (default: 30s)",
+        help=f"how long to try to get an answer (default: {timeout_s:g}s)",
     )
-    if json:
-        parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def locate(args: argparse.Namespace) -> tuple[str, str]:
@@ -129,7 +128,9 @@ def check_url(url: str) -> str:
     return url
 
 
-def connect(args: argparse.Namespace, name: str | None = None) -> AbstractAsyncContextManager[Swarm]:
+def connect(
+    args: argparse.Namespace, name: str | None = None
+) -> AbstractAsyncContextManager[Swarm]:
     """A connection as the swarm's client; `name` is who speaks (an agent's id)."""
     from swarm.client import Swarm
 
@@ -140,12 +141,6 @@ def connect(args: argparse.Namespace, name: str | None = None) -> AbstractAsyncC
 def run_async(main: Coroutine[Any, Any, int]) -> int:
     """Run a command's coroutine to its exit code."""
     return asyncio.run(main)
-
-
-async def within(what: Awaitable[int], timeout_s: float | None) -> int:
-    """Await, at most for `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        return await what
 
 
 # --- input and output -----------------------------------------------------------------------
@@ -181,9 +176,8 @@ def note(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def describe_refusal(refusal: Refusal) -> dict[str, object]:
-    """A refusal as it travels."""
-    return {"code": refusal.code, "message": refusal.message, "retry": refusal.retry}
-
-
-PRIORITY_CHOICES = PRIORITIES
+def describe_error(error: Refusal | NoAnswer) -> dict[str, object]:
+    """An error as it travels; `code` is ``no_answer`` where nothing is known."""
+    if isinstance(error, NoAnswer):
+        return {"code": "no_answer", "message": str(error), "retry": True}
+    return {"code": error.code, "message": error.message, "retry": error.retry}

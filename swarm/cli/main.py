@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has what it wants (`swarm work list | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - users get a sentence, never a traceback
         if debug:
             traceback.print_exc()
         complain(explain(error))
@@ -146,5 +146,3 @@ def _parse(arguments: list[str], command: _Command | None) -> argparse.Namespace
         if other not in subparsers.choices:
             subparsers.add_parser(other, help=text)
     return parser.parse_args(arguments)
-
-

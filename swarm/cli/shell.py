@@ -18,7 +18,6 @@ import msgspec
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
-from swarm.errors import Refusal
 
 if TYPE_CHECKING:
     from swarm.client import Swarm
@@ -116,15 +115,13 @@ def run(args: argparse.Namespace) -> int:
 
 async def _claim(args: argparse.Namespace) -> int:
     async with common.connect(args, args.agent) as swarm:
-        try:
-            claimed = await swarm.claim(
-                args.types, lease_s=args.lease_s, wait_s=args.wait_s, timeout_s=args.timeout
-            )
-        except Refusal as refusal:
-            if refusal.code != "no_work":
-                raise
-            common.note(f"swarm: {refusal.message}")
-            return FAILED
+        claimed = await swarm.claim(
+            args.types, lease_s=args.lease_s, wait_s=args.wait_s, timeout_s=args.timeout
+        )
+    if claimed is None:
+        waited = f" within {args.wait_s:g} s" if args.wait_s else ""
+        common.note(f"swarm: nothing to claim{waited} among {', '.join(args.types)}")
+        return FAILED
     if args.json:
         described = {
             "work_item_id": claimed.work_item_id,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
+from swarm.errors import SwarmError
 from swarm.messages import Description, ShardStats
 
 
@@ -18,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
         description="Ask a router and every shard.  Exit 1 when a shard has no owner, did not "
         "answer, or its counts do not add up.",
     )
-    common.add_connection(parser)
+    common.add_connection(parser, timeout_s=5.0)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,14 +31,15 @@ def run(args: argparse.Namespace) -> int:
 async def _status(args: argparse.Namespace) -> int:
     async with common.connect(args) as swarm:
         described = await swarm.describe(timeout_s=args.timeout)
-        owned = {shard for beat in described.coordinators for shard in beat.owns}
-        unowned = [n for n in range(described.map.shard_count) if n not in owned]
-        shards = [] if unowned else await swarm.stats(timeout_s=args.timeout)
+        # Shards without an owner are known already: nothing to wait for.
+        unowned = _unowned(described)
+        answers = {} if unowned else await swarm.stats(timeout_s=args.timeout)
+    shards = [answer for answer in answers.values() if isinstance(answer, ShardStats)]
     counts: dict[str, int] = {}
     for shard in shards:
         for state, count in shard.counts.items():
             counts[state] = counts.get(state, 0) + count
-    problems = _problems(described, shards, unowned)
+    problems = [*_problems_of_coordinators(described, unowned), *_problems_of_shards(answers)]
     if args.json:
         common.print_json(
             {
@@ -56,21 +59,35 @@ async def _status(args: argparse.Namespace) -> int:
     return FAILED if problems else DONE
 
 
-def _problems(described: Description, shards: list[ShardStats], unowned: list[int]) -> list[str]:
-    problems = []
+def _unowned(described: Description) -> list[int]:
+    owned = {shard for beat in described.coordinators for shard in beat.owns}
+    return [number for number in range(described.map.shard_count) if number not in owned]
+
+
+def _problems_of_coordinators(described: Description, unowned: list[int]) -> list[str]:
     if not described.coordinators:
-        problems.append("no coordinator is alive; start one with `swarm up` or `swarm node`")
-    elif unowned:
+        return ["no coordinator is alive; start one with `swarm up` or `swarm node`"]
+    problems = [
+        f"{beat.coordinator} cannot open shard {number}: {why}"
+        for beat in described.coordinators
+        for number, why in beat.closed.items()
+    ]
+    if unowned:
         listed = ", ".join(str(number) for number in unowned)
-        problems.append(f"without an owner (a takeover takes about a second): shards {listed}")
-    for beat in described.coordinators:
-        for number, why in beat.closed.items():
-            problems.append(f"{beat.coordinator} cannot open shard {number}: {why}")
-    for shard in shards:
-        if shard.conservation:
-            problems.append(f"shard {shard.shard}: its counts are off by {shard.conservation}")
-        if shard.foreign:
-            problems.append(f"shard {shard.shard}: {shard.foreign} foreign entries in its log")
+        problems.append(f"without an owner (a takeover takes a second or two): shards {listed}")
+    return problems
+
+
+def _problems_of_shards(answers: Mapping[int, ShardStats | SwarmError]) -> list[str]:
+    problems = []
+    for number, answer in answers.items():
+        if not isinstance(answer, ShardStats):
+            problems.append(f"shard {number}: {answer}")
+            continue
+        if answer.conservation:
+            problems.append(f"shard {number}: its counts are off by {answer.conservation}")
+        if answer.foreign:
+            problems.append(f"shard {number}: {answer.foreign} foreign entries in its log")
     return problems
 
 

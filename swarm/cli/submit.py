@@ -17,7 +17,8 @@ from msgspec import Raw
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
-from swarm.errors import BadInput, Refusal, SwarmError
+from swarm.errors import BadInput, NoAnswer, Refusal, SwarmError
+from swarm.messages import PRIORITIES
 
 if TYPE_CHECKING:
     from swarm.client import Handle, Swarm
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     one = parser.add_argument_group("one item")
     one.add_argument("--type", dest="work_type", type=common.token, metavar="TYPE")
     one.add_argument("--description", default=None)
-    one.add_argument("--priority", default=None, choices=common.PRIORITY_CHOICES)
+    one.add_argument("--priority", default=None, choices=PRIORITIES)
     one.add_argument("--payload", metavar="JSON", help="any JSON, or @FILE")
     one.add_argument("--team", default=None)
     one.add_argument("--label", dest="labels", type=common.label, action="append", metavar="N=V")
@@ -157,12 +158,12 @@ class _Tally:
         elif self.json:
             common.print_json({"line": line, "work_item_id": handle.work_item_id})
 
-    def refuse(self, line: int, refusal: Refusal) -> None:
+    def refuse(self, line: int, error: Refusal | NoAnswer) -> None:
         self.bad += 1
         if self.json:
-            common.print_json({"line": line, "error": common.describe_refusal(refusal)})
+            common.print_json({"line": line, "error": common.describe_error(error)})
         if self.bad <= COMPLAINTS_MAX:
-            common.note(f"line {line}: {refusal}")
+            common.note(f"line {line}: {error}")
         elif self.bad == COMPLAINTS_MAX + 1:
             common.note("… more bad lines follow; they are counted, not listed")
 
@@ -209,7 +210,7 @@ async def _submit_chunk(
             numbers.append(number)
     outcomes = await swarm.submit_many(items, timeout_s=args.timeout)
     for number, outcome in zip(numbers, outcomes, strict=True):
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Refusal | NoAnswer):
             tally.refuse(number, outcome)
         else:
             tally.accept(number, outcome, keep=args.wait)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from swarm.cli import common
 from swarm.cli.main import DONE
-from swarm.messages import Status, WorkItem
+from swarm.messages import ShardStats, Status, WorkItem
 from swarm.subjects import parse_item_id
 
 if TYPE_CHECKING:
@@ -76,23 +77,32 @@ async def _counted(swarm: Swarm, args: argparse.Namespace) -> int:
     if args.work_type is None:
         # The shards keep these counts; no need to page through the items.
         shards = await swarm.stats(timeout_s=args.timeout)
+        for answer in shards.values():
+            if not isinstance(answer, ShardStats):
+                raise answer
         return sum(
             count
-            for shard in shards
+            for shard in shards.values()
+            if isinstance(shard, ShardStats)
             for state, count in shard.counts.items()
             if args.state in (None, state)
         )
     number = 0
-    async for _ in swarm.list(status=args.state or "", work_type=args.work_type):
+    async for _ in _found(swarm, args):
         number += 1
     return number
+
+
+def _found(swarm: Swarm, args: argparse.Namespace) -> AsyncIterator[WorkItem]:
+    status: Status | Literal[""] = args.state or ""
+    return swarm.list(status=status, work_type=args.work_type or "", timeout_s=args.timeout)
 
 
 async def _list(args: argparse.Namespace) -> int:
     shown: list[WorkItem] = []
     more = False
     async with common.connect(args) as swarm:
-        async for item in swarm.list(status=args.state or "", work_type=args.work_type or ""):
+        async for item in _found(swarm, args):
             if args.limit and len(shown) == args.limit:
                 more = True
                 break

@@ -19,6 +19,7 @@ from swarm.core.shard import Accepted, Shard, Taken
 from swarm.core.work import Hold, Item
 from swarm.errors import Refusal
 from swarm.messages import (
+    NULL,
     Ack,
     Assignment,
     Claim,
@@ -195,7 +196,7 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
     """Complete, fail, release or progress of a held item."""
     item = find(shard, command.work_item_id)
     verb = _VERB[type(command)]
-    if isinstance(command, Release | Progress):
+    if verb in _REMEMBERED:
         done = _repeated(shard, command.command_id, command.retry, Taken, out.now)
         if done is not None:
             if (done.number, done.kind) != (item.number, verb):
@@ -231,6 +232,9 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
             assert_never(command)
     return _ack(command, item)
 
+
+#: Verbs whose repetition only the dedupe window tells; the others' tells the item's end.
+_REMEMBERED = frozenset({"release", "progress"})
 
 _VERB: dict[type, str] = {
     Complete: "complete",
@@ -286,6 +290,8 @@ def _ack(command: ItemCommand, item: Item) -> Ack:
 
 def _check_growth(shard: Shard, item: Item, added: Raw | str, note: str) -> None:
     """Refuse what would make the item larger than an item may be."""
+    if added is NULL and not note:
+        return
     size = len(memoryview(item.spec)) + _bytes(added) + _bytes(note)
     if size > shard.rules.item_bytes_max:
         raise too_large(

@@ -15,8 +15,8 @@ Invariants (checked by `validate`):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import assert_never
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -102,27 +102,18 @@ class Shard:
 
     def apply(self, event: Event, now: float, nonce: str) -> None:
         """Fold one event of an entry with this `now` and owner nonce."""
-        match event:
-            case Claimed():
-                self._claimed(event, now, nonce)
-            case Completed():
-                self._ended(
-                    event.n, event.fence, End("completed", now, _NO_HOLD, result=event.result)
-                )
-            case Submitted():
-                self._submitted(event, now)
-            case Progressed():
-                self._progressed(event, now)
-            case Released():
-                self._released(event, now)
-            case Died():
-                self._ended(event.n, event.fence, End("dead", now, _NO_HOLD, error=event.error))
-            case Opened():
-                self.coordinator = event.coordinator
-            case _:
-                assert_never(event)
+        _APPLY[type(event)](self, event, now, nonce)
 
-    def _submitted(self, event: Submitted, now: float) -> None:
+    def _opened(self, event: Opened, now: float, nonce: str) -> None:
+        self.coordinator = event.coordinator
+
+    def _completed(self, event: Completed, now: float, nonce: str) -> None:
+        self._ended(event.n, event.fence, End("completed", now, _NO_HOLD, result=event.result))
+
+    def _died(self, event: Died, now: float, nonce: str) -> None:
+        self._ended(event.n, event.fence, End("dead", now, _NO_HOLD, error=event.error))
+
+    def _submitted(self, event: Submitted, now: float, nonce: str) -> None:
         assert event.first == self.next_number, "items are numbered without holes"
         number = event.first
         for raw in event.items:
@@ -149,11 +140,16 @@ class Shard:
         item.attempt += 1
         token = make_token(event.fence, nonce, event.session)
         item.hold = Hold(event.agent, event.session, event.fence, token, now, event.lease_s)
-        self.held.setdefault((event.agent, event.session), {})[event.n] = None
+        holder = (event.agent, event.session)
+        numbers = self.held.get(holder)
+        if numbers is None:
+            self.held[holder] = {event.n: None}
+        else:
+            numbers[event.n] = None
         if event.command_id:
             self._remember(event.command_id, Taken(event.n, event.fence, "claim"), now)
 
-    def _progressed(self, event: Progressed, now: float) -> None:
+    def _progressed(self, event: Progressed, now: float, nonce: str) -> None:
         hold = self.items[event.n].hold
         assert hold is not None, "only a held item makes progress"
         hold.percent, hold.note = event.percent, event.note
@@ -166,7 +162,7 @@ class Shard:
         item.end = end
         self.ended[end.status] += 1
 
-    def _released(self, event: Released, now: float) -> None:
+    def _released(self, event: Released, now: float, nonce: str) -> None:
         item = self.items[event.n]
         self._let_go(item, event.fence)
         if event.cause != "lapsed":
@@ -232,3 +228,14 @@ class Shard:
 
 #: Replaced at once by the hold that ended the item.
 _NO_HOLD = Hold("", "", 0, "", 0.0, 0.0)
+
+_APPLY: dict[type[Event], Callable[[Shard, Any, float, str], None]] = {
+    Opened: Shard._opened,
+    Submitted: Shard._submitted,
+    Claimed: Shard._claimed,
+    Progressed: Shard._progressed,
+    Completed: Shard._completed,
+    Died: Shard._died,
+    Released: Shard._released,
+}
+assert set(_APPLY) == set(get_args(Event)), "every kind of event is folded"

@@ -290,9 +290,9 @@ class SimLoop(asyncio.BaseEventLoop):
     @override
     def run_in_executor(
         self,
-        executor: Any,  # noqa: ARG002
+        executor: Any,
         func: Callable[[*Ts], T],
-        *args: *Ts,  # noqa: ARG002
+        *args: *Ts,
     ) -> asyncio.Future[T]:
         raise RuntimeError(
             f"{func!r} was to run in a thread, which would make the simulation unrepeatable; "

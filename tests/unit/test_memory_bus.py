@@ -110,7 +110,7 @@ def test_patterns_match_as_in_nats(pattern: str, matching: set[str]) -> None:
 @pytest.mark.parametrize("subject", ["", "a..b", "a.", ".a", "a b", "a.*", "a.>", "a\nb"])
 def test_nothing_can_be_published_to_a_bad_subject(subject: str) -> None:
     async def scenario(world: MemoryWorld) -> None:
-        with pytest.raises(ValueError, match="cannot|nothing can be sent"):
+        with pytest.raises(ValueError, match="nothing can be sent"):
             await world.connect("a").publish(subject, b"")
 
     sim(scenario)
@@ -128,7 +128,7 @@ def test_a_bad_pattern_cannot_be_subscribed_to(pattern: str) -> None:
 def test_a_sender_is_one_token() -> None:
     async def scenario(world: MemoryWorld) -> None:
         for sender in ("", "a.b", "*", "a b"):
-            with pytest.raises(ValueError, match="sender|nothing can be sent"):
+            with pytest.raises(ValueError, match=r"sender|nothing can be sent"):
                 world.connect(sender)
 
     sim(scenario)
@@ -186,14 +186,13 @@ def test_a_message_forwarded_to_nobody_does_not_end_the_request_of_another() -> 
     async def scenario(world: MemoryWorld) -> None:
         client, router = world.connect("client"), world.connect("router")
 
-        def forward(message: Message) -> None:
-            asyncio.get_running_loop().create_task(
-                router.publish("gone", message.data, reply=message.reply)
-            )
-
-        await router.subscribe("ask", forward)
+        waiting: asyncio.Queue[Message] = asyncio.Queue()
+        await router.subscribe("ask", waiting.put_nowait)
+        request = asyncio.create_task(client.request("ask", b"", timeout_s=1))
+        message = await waiting.get()
+        await router.publish("gone", message.data, reply=message.reply)
         with pytest.raises(BusTimeout):
-            await client.request("ask", b"", timeout_s=1)
+            await request
 
     sim(scenario)
 
@@ -388,7 +387,7 @@ def test_a_closed_connection_sends_and_receives_nothing() -> None:
         await a.close()
         await a.close()
         assert not a.connected
-        with pytest.raises(BusUnavailable, match="closed meanwhile"):
+        with pytest.raises(BusTimeout, match="closed meanwhile"):
             await request
         with pytest.raises(OutcomeUnknown, match="closed meanwhile"):
             await append

@@ -29,7 +29,7 @@ async def send_numbers(world: MemoryWorld) -> tuple[list[int], list[int]]:
     return [int(data) for data in first], [int(data) for data in second]
 
 
-# --- messages ---------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------
 
 
 def test_lost_messages_are_lost_for_each_receiver_alone() -> None:
@@ -113,7 +113,7 @@ def test_faults_of_messages_leave_logs_and_calls_alone() -> None:
     sim(scenario, faults=Faults(loss=1, duplicate=1, delay=1))
 
 
-# --- appends ------------------------------------------------------------------------------------
+# --- appends ------------------------------------------------------------------
 
 
 def test_a_lost_append_is_never_stored() -> None:
@@ -249,7 +249,7 @@ def test_the_latency_of_appends_is_within_its_range() -> None:
     sim(scenario, faults=Faults(append_latency_s=(1.0, 2.0)))
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------
 
 
 async def filled_log(world: MemoryWorld, count: int) -> list[Entry]:
@@ -350,7 +350,7 @@ def test_a_follower_lags_without_changing_the_order() -> None:
     sim(scenario, faults=Faults(read_lag=1, lag_s=(1.0, 2.0)))
 
 
-# --- settings ----------------------------------------------------------------------------------------
+# --- settings -----------------------------------------------------------------
 
 
 def test_faults_change_at_run_time() -> None:

@@ -15,18 +15,10 @@ from pathlib import Path
 import pytest
 
 from swarm.testing.loop import START_S, Deadlock, Livelock, SimLoop, run
+from tests.unit.sims import leave_running, loop_time, pass_time
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(40)
-
-
-def loop_time() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def pass_time(duration_s: float) -> None:
-    """Let virtual time pass."""
-    await asyncio.sleep(duration_s)
 
 
 # --- the clock -----------------------------------------------------------------
@@ -219,10 +211,16 @@ async def timeouts_and_groups_hold() -> None:
     async def fail() -> None:
         raise KeyError("planted")
 
-    with pytest.raises(ExceptionGroup):
+    waiting = asyncio.create_task(asyncio.Event().wait())
+
+    async def fail_in_a_group() -> None:
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(asyncio.Event().wait())
-            group.create_task(fail())
+            failing = group.create_task(fail())
+            await waiting
+            assert failing.done()
+
+    with pytest.raises(ExceptionGroup):
+        await fail_in_a_group()
     assert waiting.cancelled()
     done, pending = await asyncio.wait(
         [asyncio.create_task(pass_time(delay_s)) for delay_s in (1, 2, 3)], timeout=2.5
@@ -292,7 +290,7 @@ def test_a_task_that_failed_unnoticed_explains_a_deadlock() -> None:
 
 def test_spinning_without_time_is_a_livelock() -> None:
     async def main() -> None:
-        while True:
+        while loop_time() == START_S:
             await asyncio.sleep(0)
 
     with pytest.raises(Livelock, match="without any time passing"):
@@ -361,7 +359,7 @@ def test_leftovers_are_cancelled_in_order_of_creation_and_cleaned_up(
 
     async def main() -> str:
         for number in range(300):
-            asyncio.create_task(linger(number))  # noqa: RUF006 - to be left over
+            leave_running(linger(number))
         await pass_time(1)
         return "result"
 
@@ -381,10 +379,10 @@ def test_a_task_that_will_not_be_cancelled_is_named(caplog: pytest.LogCaptureFix
                 continue
 
     async def main() -> None:
-        asyncio.create_task(stubborn(), name="mule")  # noqa: RUF006 - to be left over
+        leave_running(stubborn())
         await pass_time(1)
 
-    with pytest.raises(Deadlock, match=r"although they were cancelled(.|\n)*mule"):
+    with pytest.raises(Deadlock, match=r"although they were cancelled(.|\n)*stubborn"):
         run(main, seed=1)
     gc.collect()
     assert not caplog.records
@@ -404,7 +402,7 @@ def test_a_failure_while_cleaning_up_is_not_overlooked() -> None:
                 loop.call_soon(fail)
                 await pass_time(1)
 
-        asyncio.create_task(linger())  # noqa: RUF006 - to be left over
+        leave_running(linger())
         await pass_time(1)
 
     with pytest.raises(LookupError, match="planted"):

@@ -1,0 +1,57 @@
+"""How processes log: lines for people on a terminal, JSON everywhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TextIO
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def configure_logs(stream: TextIO | None = None, level: str | None = None, **fixed: str) -> None:
+    """Send structlog's events to `stream` (default stderr).
+
+    `level`: default SWARM_LOG_LEVEL, else info.  `fixed`: added to every event.
+    """
+    stream = sys.stderr if stream is None else stream
+    name = (level or os.environ.get("SWARM_LOG_LEVEL") or "info").lower()
+    people = stream.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=True, pad_event_to=28)
+        if people
+        else structlog.processors.JSONRenderer()
+    )
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
+    ]
+    if not people:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_number(name)),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**fixed)
+    # Libraries (nats-py, aiohttp) use the standard logging: only what matters, same place.
+    logging.basicConfig(
+        stream=stream, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def _number(name: str) -> int:
+    if name not in LEVELS:
+        name = "info"
+    return {
+        "debug": logging.DEBUG,
+        "info": logging.INFO,
+        "warning": logging.WARNING,
+        "error": logging.ERROR,
+    }[name]

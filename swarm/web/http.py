@@ -1,0 +1,69 @@
+"""HTTP for load balancers and people: ``/health`` (alive) and ``/ready`` (useful)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from swarm.errors import BadInput
+
+#: A state to show: whether it is good, and the JSON body.
+Probe = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class HttpServer:
+    """Answers each path by asking its probe: 200 when it is good, else 503."""
+
+    def __init__(self, probes: dict[str, Probe]) -> None:
+        self._probes = probes
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; port 0 takes any free one.  `BadInput` when it cannot."""
+        app = web.Application()
+        for path, probe in self._probes.items():
+            app.router.add_get(path, _handler(probe))
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise BadInput(_cannot_listen(host, port, error)) from error
+        self._runner = runner
+        bound = runner.addresses[0][1]
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        self.url = f"http://{shown}:{bound}"
+
+    async def stop(self) -> None:
+        """Stop listening; safe to call twice."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+
+def _handler(probe: Probe) -> Callable[[web.Request], Any]:
+    async def answer(_request: web.Request) -> web.Response:
+        good, body = probe()
+        return web.Response(
+            body=msgspec.json.encode(body),
+            status=200 if good else 503,
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    return answer
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    where = f"HTTP port {port} on {host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use; choose another with --http-port or HTTP_PORT (0: any free one)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{where} needs more rights; choose one above 1023 with --http-port or HTTP_PORT"
+    return f"{where} cannot be listened on: {error.strerror or error}"
