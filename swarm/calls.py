@@ -104,9 +104,10 @@ class Calls:
     ) -> Reply:
         """Send `command` until there is a reply, or until `deadline` (loop time; None: for ever).
 
-        A `retry` field of the command counts the tries, on from its value.  `final(refusal, unanswered)` says
-        whether a refusal ends the asking, given how many tries before it went unanswered
-        (default: if its retry flag is off).  Raises `Refusal`, `NoAnswer`.
+        A `retry` field of the command counts the tries, on from its value.
+        `final(refusal, unanswered)` says whether a refusal ends the asking, given how many
+        tries went unanswered (default: if its retry flag is off).  Raises `Refusal`,
+        `NoAnswer`.
         """
         single = _Single(command, reply, final or _not_retryable)
         if not await self.run(subject, single, deadline, attempt_s=attempt_s):

@@ -1,8 +1,8 @@
 """The Python client: submit work, wait for results, look around.
 
-    async with Swarm.connect() as swarm:
-        handle = await swarm.submit("feature", "add a cache", payload={"file": "a.py"})
-        print(await handle.result(timeout=60))
+async with Swarm.connect() as swarm:
+    handle = await swarm.submit("feature", "add a cache", payload={"file": "a.py"})
+    print(await handle.result(timeout=60))
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from swarm.bus.base import Bus
-from swarm.calls import ATTEMPT_S, Calls
+from swarm.calls import Calls
 from swarm.claiming import Claimer
 from swarm.connecting import connect_bus
-from swarm.errors import BadInput, NoAnswer, Refusal, SwarmError, WorkFailed
-from swarm.items import ClaimedItem, from_json, to_json
+from swarm.errors import NoAnswer, Refusal, SwarmError
+from swarm.items import ClaimedItem, check_name, check_percent, to_json
 from swarm.items import Description as ItemDescription
 from swarm.messages import (
     Ack,
@@ -43,16 +43,13 @@ from swarm.messages import (
     Status,
     WorkItem,
 )
+from swarm.results import await_result, shard_subject
 from swarm.runtime import Runtime
+from swarm.subjects import Subjects, check_token
 from swarm.submitting import submit
-from swarm.subjects import Subjects, check_token, parse_item_id
 
 Reply = TypeVar("Reply")
 
-#: An owner is asked to answer within this time when it is to wait for an item's end.
-POLL_S = 15.0
-#: How long a last look at an unfinished item may take.
-LAST_LOOK_S = 0.5
 #: How long requests wait for an answer unless told otherwise.
 TIMEOUT_S = 10.0
 #: Items in a page of a listing.
@@ -196,39 +193,7 @@ class Swarm:
 
     async def result(self, work_item_id: str, *, timeout: float | None = None) -> Any:
         """See `Handle.result`."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        while True:
-            left_s = POLL_S if deadline is None else max(0.0, deadline - loop.time())
-            seen = await self._look(work_item_id, min(POLL_S, left_s), deadline)
-            late = deadline is not None and loop.time() >= deadline
-            if seen is None:
-                # To tell what it waits for; it may even have ended just now.
-                seen = await self._look(work_item_id, 0.0, loop.time() + LAST_LOOK_S)
-            if seen is not None and seen.status == "completed":
-                return from_json(seen.result)
-            if seen is not None and seen.finished_at:
-                why = seen.error or "no reason was given"
-                raise WorkFailed(f"work item {work_item_id} is {seen.status}: {why}")
-            if late:
-                raise TimeoutError(_not_ended(work_item_id, timeout, seen))
-
-    async def _look(
-        self, work_item_id: str, wait_s: float, deadline: float | None
-    ) -> WorkItem | None:
-        """The item when it has ended or after `wait_s`; None if there was no answer in time."""
-        subject = self._shard_subject(work_item_id, "get")
-        get = Get(work_item_id, wait_s)
-        try:
-            return await self._calls.ask(
-                subject, get, _work_item, deadline, attempt_s=wait_s + ATTEMPT_S
-            )
-        except NoAnswer:
-            return None
-        except Refusal as refusal:
-            if refusal.retry:
-                return None
-            raise
+        return await await_result(self._calls, work_item_id, timeout)
 
     async def list(
         self,
@@ -296,7 +261,7 @@ class Swarm:
         if isinstance(work_types, str) or not work_types:
             raise Refusal("bad_request", "work_types is a list of one or more work types")
         for work_type in work_types:
-            _checked("work type", work_type)
+            check_name("work type", work_type)
 
         async def describe() -> Description:
             return await self.describe(timeout_s=timeout_s)
@@ -314,9 +279,7 @@ class Swarm:
         self, work_item_id: str, token: str, error: str, *, timeout_s: float = TIMEOUT_S
     ) -> Ack:
         """The work failed; `error` says how."""
-        return await self._say(
-            "fail", Fail(self._new_id(), work_item_id, token, error), timeout_s
-        )
+        return await self._say("fail", Fail(self._new_id(), work_item_id, token, error), timeout_s)
 
     async def release(
         self, work_item_id: str, token: str, reason: str = "", *, timeout_s: float = TIMEOUT_S
@@ -338,9 +301,7 @@ class Swarm:
         command = Progress(self._new_id(), work_item_id, token, check_percent(percent), note)
         return await self._say("progress", command, timeout_s)
 
-    async def renew(
-        self, work_item_id: str, token: str, *, timeout_s: float = TIMEOUT_S
-    ) -> Ack:
+    async def renew(self, work_item_id: str, token: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """A heartbeat: the claim's lease starts anew."""
         command = Renew(work_item_id, token)
         return await self._ask_shard(work_item_id, "renew", command, _ack, timeout_s)
@@ -369,7 +330,9 @@ class Swarm:
         reply: msgspec.json.Decoder[Reply],
         timeout_s: float,
     ) -> Reply:
-        return await self._ask(self._shard_subject(work_item_id, verb), command, reply, timeout_s)
+        return await self._ask(
+            shard_subject(self._calls, work_item_id, verb), command, reply, timeout_s
+        )
 
     async def _ask(
         self,
@@ -380,34 +343,3 @@ class Swarm:
     ) -> Reply:
         deadline = asyncio.get_running_loop().time() + timeout_s
         return await self._calls.ask(subject, command, reply, deadline)
-
-    def _shard_subject(self, work_item_id: str, verb: str) -> str:
-        try:
-            shard, _ = parse_item_id(work_item_id)
-        except BadInput as error:
-            raise Refusal("bad_request", str(error)) from error
-        return self._subjects.shard(shard, verb, self._calls.sender)
-
-
-def check_percent(percent: float) -> float:
-    """`percent`, if it is 0 to 100; else `Refusal`."""
-    if 0 <= percent <= 100:
-        return float(percent)
-    raise Refusal("bad_request", f"percent is {percent}; allowed: 0 to 100")
-
-
-def _checked(what: str, value: str) -> str:
-    try:
-        return check_token(what, value)
-    except BadInput as error:
-        raise Refusal("bad_request", str(error)) from error
-
-
-def _not_ended(work_item_id: str, timeout: float | None, seen: WorkItem | None) -> str:
-    text = f"work item {work_item_id} has not ended within {timeout} s"
-    if seen is None:
-        return f"{text}; its shard did not answer: is the swarm running?"
-    if seen.status == "claimed":
-        note = f" {seen.note!r}" if seen.note else ""
-        return f"{text}; {seen.agent_id} works on it ({seen.progress:.0f} %{note})"
-    return f"{text}; it is {seen.status}: is there an agent for {seen.work_type!r}?"

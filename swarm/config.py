@@ -8,6 +8,7 @@ key in the file, an unknown value, a number out of range, an impossible combinat
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from swarm.errors import BadConfig
 from swarm.messages import TOKEN_PATTERN
 from swarm.runfile import find_url
 
-__all__ = ["SETTINGS", "Settings", "find_url", "load", "parse_coordinators"]
+__all__ = ["SETTINGS", "Settings", "find_url", "load", "parse_coordinators", "to_toml"]
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
@@ -281,6 +282,16 @@ def load(env: Mapping[str, str], toml_path: Path | None = None) -> Settings:
     settings = Settings(**values)
     _check_combinations(settings)
     return settings
+
+
+def to_toml(settings: Settings) -> str:
+    """The text of a file from which `load` reads the same settings."""
+    lines = []
+    for setting in SETTINGS:
+        value = getattr(settings, setting.field)
+        # JSON's numbers, booleans, lists and (unescaped) strings are TOML's as well.
+        lines.append(f"{setting.key} = {json.dumps(value, ensure_ascii=False)}\n")
+    return "".join(lines)
 
 
 def _read(setting: Setting, where: str, raw: object) -> object:

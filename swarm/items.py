@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Raw
 
 from swarm.core.admission import check_item
-from swarm.errors import Refusal
+from swarm.errors import BadInput, Refusal
 from swarm.messages import NULL, Assignment, NewItem
+from swarm.subjects import check_token
 
 _encode = msgspec.json.Encoder().encode
 _item_decoder = msgspec.json.Decoder(NewItem)
@@ -45,6 +46,21 @@ def to_json(what: str, value: object) -> Raw:
 def from_json(data: Raw) -> Any:
     """The value that `data` encodes."""
     return msgspec.json.decode(data)
+
+
+def check_percent(percent: float) -> float:
+    """`percent`, if it is 0 to 100; else `Refusal`."""
+    if 0 <= percent <= 100:
+        return float(percent)
+    raise Refusal("bad_request", f"percent is {percent}; allowed: 0 to 100")
+
+
+def check_name(what: str, name: str) -> str:
+    """`name`, if it can be part of a subject; else `Refusal`."""
+    try:
+        return check_token(what, name)
+    except BadInput as error:
+        raise Refusal("bad_request", str(error)) from error
 
 
 def encode_item(description: Description, item_bytes_max: int) -> tuple[str, Raw]:

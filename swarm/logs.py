@@ -9,13 +9,21 @@ from typing import TextIO
 
 import structlog
 
-LEVELS = ("debug", "info", "warning", "error")
+from swarm.errors import BadConfig
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 def configure_logs(stream: TextIO | None = None, level: str | None = None, **fixed: str) -> None:
     """Send structlog's events to `stream` (default stderr).
 
-    `level`: default SWARM_LOG_LEVEL, else info.  `fixed`: added to every event.
+    `level`: default SWARM_LOG_LEVEL, else info.  `fixed`: added to every event.  Raises
+    `BadConfig` for an unknown level.
     """
     stream = sys.stderr if stream is None else stream
     name = (level or os.environ.get("SWARM_LOG_LEVEL") or "info").lower()
@@ -48,10 +56,7 @@ def configure_logs(stream: TextIO | None = None, level: str | None = None, **fix
 
 def _number(name: str) -> int:
     if name not in LEVELS:
-        name = "info"
-    return {
-        "debug": logging.DEBUG,
-        "info": logging.INFO,
-        "warning": logging.WARNING,
-        "error": logging.ERROR,
-    }[name]
+        raise BadConfig(
+            f"SWARM_LOG_LEVEL = {name!r} cannot be used; allowed: {', '.join(LEVELS)}"
+        )
+    return LEVELS[name]

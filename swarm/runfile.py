@@ -37,22 +37,21 @@ class RunFile(msgspec.Struct, frozen=True):
 
 
 class Announcement:
-    """A run file that is held; `withdraw` takes it back."""
+    """The run file of a `swarm up`: held from its start, filled in when it is ready."""
 
-    def __init__(self, run: RunFile, env: Mapping[str, str]) -> None:
-        """Write and hold it; `BadInput` when it cannot be written or another holds it."""
-        self._local = Path(run.data_dir) / "up.json"
-        self._file = -1
-        name = hashlib.blake2b(os.fsencode(run.data_dir), digest_size=8).hexdigest()
+    def __init__(self, data_dir: Path, env: Mapping[str, str]) -> None:
+        """Hold it; `BadInput` when it cannot be written, or another process holds it."""
+        self._local = data_dir / "up.json"
+        name = hashlib.blake2b(os.fsencode(data_dir), digest_size=8).hexdigest()
         self._path, self._file = _create_and_hold(f"up-{name}.json", env)
-        try:
-            text = msgspec.json.encode(run)
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, text, 0)
-            self._local.write_bytes(text)
-        except OSError as error:
-            self._close()
-            raise BadInput(f"the run file cannot be written: {error}") from error
+        # What a killed predecessor left says nothing any more.
+        os.ftruncate(self._file, 0)
+
+    def publish(self, run: RunFile) -> None:
+        """From now on clients find it."""
+        text = msgspec.json.encode(run)
+        os.pwrite(self._file, text, 0)
+        self._local.write_bytes(text)
 
     def withdraw(self) -> None:
         """Take it back; safe to call twice."""

@@ -130,7 +130,8 @@ class MemoryBus:
         receiver = Receiver(self.node, subject, handler, self._server.next_number(), queue)
 
         def register() -> None:
-            if not receiver.closed:
+            # It may have been given up, or its process ended, while this was under way.
+            if not (receiver.closed or self._closed or self.node.dead):
                 self._receivers[receiver.number] = receiver
                 self._switch.subscribe(receiver)
 

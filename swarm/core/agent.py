@@ -14,12 +14,24 @@ Invariants (checked by `validate`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import assert_never
 
-import msgspec
 from msgspec import Raw, Struct
 
+from swarm.core.handling import (
+    AgentRules,
+    Cancel,
+    Done,
+    Effect,
+    Failed,
+    Outcome,
+    Reattach,
+    Refused,
+    Start,
+    Stopped,
+)
+from swarm.core.outbox import Outbox
 from swarm.core.texts import cut_text, text_bytes
 from swarm.messages import (
     Ack,
@@ -37,97 +49,21 @@ from swarm.messages import (
     Work,
 )
 
-#: What was said and is not acknowledged is said again after this long.
-RESEND_S = 1.0
 #: A coordinator that answers nothing for this many heartbeats is taken for lost.
 SILENT_HEARTBEATS = 3
-#: Longest failure message, in bytes.
-ERROR_BYTES_MAX = 8192
-#: Bytes of a command besides its texts, and of a `Next` besides its commands.
-COMMAND_BYTES = 320
+#: Longest failure message and progress note, in bytes; what is longer is cut.
+TEXT_BYTES_MAX = 8192
 
 #: Codes that say: this claim has ended.
 LOST = frozenset({"stale_token", "not_holder", "not_claimed", "already_finished", "unknown_item"})
 
 Key = tuple[str, str]
 
-_NEVER = float("inf")
-
-
-class AgentRules(Struct, frozen=True, kw_only=True):
-    """What an agent is made for, and the limits of its messages in bytes."""
-
-    work_types: tuple[str, ...]
-    concurrency: int
-    item_bytes_max: int
-    message_bytes_max: int
-
-    @property
-    def held_max(self) -> int:
-        """Unacknowledged items at which no more are taken: the swarm is slow or away."""
-        return 2 * self.concurrency + 16
-
-
-# --- how a handler ends -----------------------------------------------------------
-
-
-class Done(Struct, frozen=True):
-    """It returned; `result` is JSON."""
-
-    result: Raw
-
-
-class Failed(Struct, frozen=True):
-    """It raised; `error` tells people how."""
-
-    error: str
-
-
-class Stopped(Struct, frozen=True):
-    """It was cancelled, as asked."""
-
-
-Outcome = Done | Failed | Stopped
-
-
-# --- what the actor is to do ---------------------------------------------------------
-
-
-class Start(Struct, frozen=True):
-    """Run the handler for this assignment."""
-
-    assignment: Assignment
-
-
-class Cancel(Struct, frozen=True):
-    """Stop the handler of this item; it still ends with an outcome."""
-
-    work_item_id: str
-    token: str
-    reason: str
-
-
-class Reattach(Struct, frozen=True):
-    """Attach again, with the same session."""
-
-    reason: str
-
-
-class Refused(Struct, frozen=True):
-    """The swarm refused a command; whatever follows from it is under way already."""
-
-    command: ItemCommand
-    error: ErrorBody
-
-
-Effect = Start | Cancel | Reattach | Refused
-
 
 class _Held(Struct):
     """One assignment."""
 
-    work_item_id: str
-    token: str
+    key: Key
     item_bytes: int
     #: This claim has ended while the handler ran: nothing will be said of it any more.
     stopped: bool = False
@@ -137,22 +73,6 @@ class _Held(Struct):
     #: Command id of the progress under way, and the newest that waits behind it.
     progress_sent: str = ""
     progress_next: Progress | None = None
-
-    @property
-    def key(self) -> Key:
-        return self.work_item_id, self.token
-
-
-class _Pending(Struct):
-    """A command under way."""
-
-    command: ItemCommand
-    held: _Held
-    size: int
-    queued_at: float
-    tries: int = 0
-    #: When to send it again; `_NEVER` while it waits to be sent.
-    due: float = _NEVER
 
 
 class AgentCore:
@@ -166,33 +86,27 @@ class AgentCore:
         self.coordinator = ""
         self.attached = False
         self.heartbeat_s = 0.0
+        #: Assignments that have arrived in this session, copies included.
         self.received = 0
-        self.number = 0
         self.held: dict[Key, _Held] = {}
         self.running: dict[Key, _Held] = {}
         self.draining = False
         #: Why this session takes no more work for good; empty: it does.
         self.superseded = ""
-        self._pending: dict[str, _Pending] = {}
-        self._to_send: list[_Pending] = []
+        self.outbox = Outbox(rules.message_bytes_max)
+        self._number = 0
         #: Free slots as the coordinator should count them by now.
         self._believed = 0
         self._heard_at = 0.0
-        self._next_due = _NEVER
         #: Assignments that have ended, oldest first: a late copy must not run again.
         self._recent: dict[Key, None] = {}
 
-    # --- looking -----------------------------------------------------------------------
+    # --- looking -----------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """Nothing runs, and nothing that was said waits for its acknowledgement."""
-        return not self.running and not self._pending
-
-    @property
-    def unacknowledged(self) -> int:
-        """Commands under way."""
-        return len(self._pending)
+        return not self.running and not self.outbox
 
     def slots(self) -> int:
         """Items that could be taken right now."""
@@ -202,11 +116,7 @@ class AgentCore:
         room = min(rules.concurrency - len(self.running), rules.held_max - len(self.held))
         return max(0, room)
 
-    def wake_at(self) -> float:
-        """When to call `tick` at the latest."""
-        return self._next_due
-
-    # --- the session ----------------------------------------------------------------------
+    # --- the session -------------------------------------------------------------------------
 
     def on_attached(self, reply: Attached, now: float) -> None:
         """A coordinator serves the session: tell it everything."""
@@ -222,8 +132,7 @@ class AgentCore:
     def restate(self) -> None:
         """What was sent may be lost: send it all again, and the free slots."""
         self._believed = -1
-        for pending in self._pending.values():
-            self._queue(pending)
+        self.outbox.repeat_all()
 
     def on_control(self, control: Control, now: float) -> list[Effect]:
         """The coordinator, or the owner of an item, tells what to do."""
@@ -241,6 +150,7 @@ class AgentCore:
 
     def supersede(self, reason: str) -> None:
         """This session takes no more work, for good; what is held is finished."""
+        assert reason, "a reason is what tells a superseded session"
         self.superseded = self.superseded or reason
 
     def lost_coordinator(self, reason: str) -> list[Effect]:
@@ -257,13 +167,13 @@ class AgentCore:
     def hand_back(self, reason: str) -> list[Effect]:
         """Stop all handlers; what they do not finish is queued again for others."""
         effects: list[Effect] = []
-        for held in self.running.values():
+        for key, held in self.running.items():
             if not held.stopped and not held.handback:
                 held.handback = reason
-                effects.append(Cancel(held.work_item_id, held.token, reason))
+                effects.append(Cancel(*key, reason))
         return effects
 
-    # --- work ---------------------------------------------------------------------------------
+    # --- work --------------------------------------------------------------------------------
 
     def on_work(self, work: Work, now: float) -> list[Effect]:
         """Acknowledgements and assignments."""
@@ -281,14 +191,14 @@ class AgentCore:
         key = (assignment.work_item_id, assignment.token)
         if key in self.held or key in self.running or key in self._recent:
             return []
-        held = _Held(*key, len(memoryview(assignment.item)))
-        if not self.slots():
-            self.held[key] = held
-            why = "the agent is leaving" if self.draining or self.superseded else "no free slot"
-            self._say(Release(self._new_id(), *key, why), held, now)
-            return []
-        self.held[key] = self.running[key] = held
-        return [Start(assignment)]
+        held = self.held[key] = _Held(key, len(memoryview(assignment.item)))
+        leaving = self.draining or self.superseded
+        if not leaving and len(self.running) < self.rules.concurrency:
+            self.running[key] = held
+            return [Start(assignment)]
+        why = "the agent is leaving" if leaving else "no free slot"
+        self.outbox.say(Release(self._new_id(), *key, why), now)
+        return []
 
     def ended(self, work_item_id: str, token: str, outcome: Outcome, now: float) -> None:
         """The handler of a started assignment has ended."""
@@ -298,12 +208,12 @@ class AgentCore:
         self._last_progress(held, now)
         match outcome:
             case Done():
-                self._say(self._complete(held, outcome.result), held, now)
+                self.outbox.say(self._complete(held, outcome.result), now)
             case Failed():
-                self._say(self._fail(held, outcome.error), held, now)
+                self.outbox.say(self._fail(held, outcome.error), now)
             case Stopped():
                 reason = held.handback or "its handler was cancelled"
-                self._say(Release(self._new_id(), *held.key, reason), held, now)
+                self.outbox.say(Release(self._new_id(), *held.key, reason), now)
             case _:
                 assert_never(outcome)
 
@@ -311,112 +221,72 @@ class AgentCore:
         self, work_item_id: str, token: str, percent: float, note: str, now: float
     ) -> None:
         """A running handler reports; one report an item is under way, the newest one waits."""
+        assert 0 <= percent <= 100, "the handler's context checks it"
         held = self.running.get((work_item_id, token))
         if held is None or held.stopped:
             return
+        note = cut_text(note, min(TEXT_BYTES_MAX, self.rules.item_bytes_max - held.item_bytes))
         report = Progress(self._new_id(), work_item_id, token, percent, note)
         if held.progress_sent:
             held.progress_next = report
         else:
             self._say_progress(report, held, now)
 
-    # --- what to send ------------------------------------------------------------------------------
+    # --- what to send ------------------------------------------------------------------------
 
     def flush(self, now: float) -> list[Next]:
         """What there is to tell the coordinator: commands, and changed free slots."""
         if not self.attached:
             return []
-        commands = self._take_commands(now)
-        if not commands and self.slots() == self._believed:
+        parts = self.outbox.take(now)
+        if not parts and self.slots() == self._believed:
             return []
-        messages: list[Next] = []
-        for done in commands or [[]]:
-            messages.append(Next(self.session, self._state(), self.slots(), self.received, done))
-        return messages
+        return [
+            Next(self.session, self._state(), self.slots(), self.received, done)
+            for done in parts or [[]]
+        ]
 
     def direct(self, now: float) -> list[ItemCommand]:
-        """What there is to tell the owners themselves: no coordinator serves the session, for good."""
+        """What there is to tell the owners themselves, as no coordinator will pass it on."""
         if self.attached or not self.superseded:
             return []
-        return [command for done in self._take_commands(now) for command in done]
+        return [command for part in self.outbox.take(now) for command in part]
 
     def heartbeat(self, *, leaving: bool = False) -> Heartbeat:
         """Everything held, and the free slots."""
-        number = self._state()
-        types = list(self.rules.work_types)
-        held = list(self.held)
         return Heartbeat(
-            self.session,
-            self.coordinator,
-            number,
-            self.slots(),
-            types,
-            self.received,
-            held,
-            leaving,
+            session=self.session,
+            coordinator=self.coordinator,
+            number=self._state(),
+            slots=self.slots(),
+            work_types=list(self.rules.work_types),
+            received=self.received,
+            held=list(self.held),
+            leaving=leaving,
         )
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: what is overdue is sent again by the next `flush`."""
-        self._next_due = _NEVER
-        for pending in self._pending.values():
-            if pending.due <= now:
-                self._queue(pending)
-            else:
-                self._next_due = min(self._next_due, pending.due)
-        if not self.attached or not self._pending:
-            return []
-        oldest = next(iter(self._pending.values()))
-        silent_s = now - max(self._heard_at, oldest.queued_at)
-        if silent_s <= SILENT_HEARTBEATS * self.heartbeat_s:
+        self.outbox.repeat_overdue(now)
+        # What waited for an answer only since then cannot have been answered before.
+        silent_s = now - max(self._heard_at, self.outbox.oldest_at())
+        if not self.attached or silent_s <= SILENT_HEARTBEATS * self.heartbeat_s:
             return []
         return self.lost_coordinator(f"{self.coordinator} has not answered for {silent_s:.1f} s")
 
     def _state(self) -> int:
         """The free slots are being told: the number of this statement."""
-        self.number += 1
+        self._number += 1
         self._believed = self.slots()
-        return self.number
+        return self._number
 
-    def _take_commands(self, now: float) -> list[list[ItemCommand]]:
-        """Commands to send, in parts that each fit into one message."""
-        queued, self._to_send = self._to_send, []
-        parts: list[list[ItemCommand]] = []
-        size = 0
-        for pending in queued:
-            command = pending.command
-            if pending.tries and command.command_id not in self._pending:
-                continue
-            command.retry = pending.tries
-            pending.tries += 1
-            pending.due = now + RESEND_S
-            self._next_due = min(self._next_due, pending.due)
-            if not parts or size + pending.size > self.rules.message_bytes_max:
-                parts.append([])
-                size = COMMAND_BYTES
-            parts[-1].append(command)
-            size += pending.size
-        return parts
-
-    # --- saying something about an item ---------------------------------------------------------------
-
-    def _say(self, command: ItemCommand, held: _Held, now: float) -> None:
-        size = COMMAND_BYTES + sum(map(_field_bytes, _texts(command)))
-        pending = _Pending(command, held, size, now)
-        self._pending[command.command_id] = pending
-        self._to_send.append(pending)
-
-    def _queue(self, pending: _Pending) -> None:
-        """Send once more, unless it waits to be sent anyhow."""
-        if pending.due != _NEVER:
-            pending.due = _NEVER
-            self._to_send.append(pending)
+    # --- what to say of an item --------------------------------------------------------------
 
     def _say_progress(self, report: Progress, held: _Held, now: float) -> None:
         held.progress_sent = report.command_id
         held.progress_next = None
         held.note_bytes = text_bytes(report.note)
-        self._say(report, held, now)
+        self.outbox.say(report, now)
 
     def _last_progress(self, held: _Held, now: float) -> None:
         """Before an outcome: the newest report goes along once, no report is repeated."""
@@ -426,7 +296,7 @@ class AgentCore:
         self._forget_progress(held)
 
     def _forget_progress(self, held: _Held) -> None:
-        self._pending.pop(held.progress_sent, None)
+        self.outbox.forget(held.progress_sent)
         held.progress_sent = ""
 
     def _complete(self, held: _Held, result: Raw) -> ItemCommand:
@@ -436,57 +306,55 @@ class AgentCore:
             return Complete(self._new_id(), *held.key, result)
         return self._fail(
             held,
-            f"the handler's result has {size} bytes, too large: with the item's own "
-            f"{held.item_bytes} bytes and its note an item may have {limit}; store the result "
+            f"the handler's result has {size} bytes, which is too large: with its own "
+            f"{held.item_bytes} bytes and its note the item may have {limit}; store the result "
             "elsewhere and return a reference, or raise max_payload on the NATS server",
         )
 
     def _fail(self, held: _Held, error: str) -> Fail:
         room = self.rules.item_bytes_max - held.item_bytes - held.note_bytes
-        return Fail(self._new_id(), *held.key, cut_text(error, min(room, ERROR_BYTES_MAX)))
+        return Fail(self._new_id(), *held.key, cut_text(error, min(room, TEXT_BYTES_MAX)))
 
-    # --- answers --------------------------------------------------------------------------------------
+    # --- answers -----------------------------------------------------------------------------
 
     def _on_ack(self, ack: Ack, now: float) -> list[Effect]:
-        pending = self._pending.get(ack.command_id)
-        if pending is None:
+        command = self.outbox.get(ack.command_id)
+        if command is None:
             return []
         error = ack.error
+        if error is not None and error.code == "unknown_session":
+            return self.lost_coordinator(error.message)
         if error is not None and error.retry:
             # Not now: it is sent again when it is due.
             return []
-        del self._pending[ack.command_id]
-        if isinstance(pending.command, Progress):
-            return self._progress_answered(pending, error, now)
-        if error is None or error.code in LOST:
-            self._let_go(pending.held)
+        self.outbox.forget(ack.command_id)
+        key = (command.work_item_id, command.token)
+        if isinstance(command, Progress):
+            return self._progress_answered(self.running[key], command, error, now)
+        lesser = None
+        if error is not None and error.code not in LOST:
+            lesser = self._lesser(self.held[key], command, error)
+        if lesser is None:
+            self._let_go(key)
         else:
-            lesser = self._lesser(pending, error)
-            if lesser is None:
-                self._let_go(pending.held)
-            else:
-                self._say(lesser, pending.held, now)
-        return [] if error is None else [Refused(pending.command, error)]
+            self.outbox.say(lesser, now)
+        return [] if error is None else [Refused(command, error)]
 
     def _progress_answered(
-        self, pending: _Pending, error: ErrorBody | None, now: float
+        self, held: _Held, command: Progress, error: ErrorBody | None, now: float
     ) -> list[Effect]:
-        held = pending.held
-        if held.progress_sent == pending.command.command_id:
-            held.progress_sent = ""
+        held.progress_sent = ""
         if error is not None and error.code in LOST:
-            return [Refused(pending.command, error), *self._stop(held.key, error.message)]
+            return [Refused(command, error), *self._stop(held.key, error.message)]
         if held.progress_next is not None:
             self._say_progress(held.progress_next, held, now)
-        return [] if error is None else [Refused(pending.command, error)]
+        return [] if error is None else [Refused(command, error)]
 
-    def _lesser(self, pending: _Pending, error: ErrorBody) -> ItemCommand | None:
+    def _lesser(self, held: _Held, command: ItemCommand, error: ErrorBody) -> ItemCommand | None:
         """What to say instead of a refused outcome, so that the item does not stay held."""
-        command, held = pending.command, pending.held
         match command:
             case Complete():
-                why = f"the result was refused: {error.code}: {error.message}"
-                return self._fail(held, why)
+                return self._fail(held, f"the result was refused: {error.code}: {error.message}")
             case Fail() if command.error:
                 return Fail(self._new_id(), *held.key, "")
             case Release() if command.reason:
@@ -502,28 +370,28 @@ class AgentCore:
         held.stopped = True
         held.progress_next = None
         self._forget_progress(held)
-        self._let_go(held)
+        self._let_go(key)
         return [Cancel(*key, reason)]
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, key: Key) -> None:
         """The item is not held any more."""
-        self.held.pop(held.key, None)
-        self._recent[held.key] = None
+        del self.held[key]
+        self._recent[key] = None
         while len(self._recent) > 256 + 4 * self.rules.concurrency:
             del self._recent[next(iter(self._recent))]
 
-    # --- checking -----------------------------------------------------------------------------------------
+    # --- checking ----------------------------------------------------------------------------
 
     def validate(self) -> None:
         """Assert every invariant; for tests and the simulation: O(items held)."""
         assert len(self.running) <= self.rules.concurrency, "more handlers than slots"
         outcomes: dict[Key, int] = {}
-        for pending in self._pending.values():
-            if isinstance(pending.command, Progress):
-                assert pending.held.key in self.running, "progress of what does not run"
-                assert pending.held.progress_sent == pending.command.command_id, "two reports"
+        for command in self.outbox:
+            key = (command.work_item_id, command.token)
+            if isinstance(command, Progress):
+                assert key in self.running, "progress of what does not run"
+                assert self.running[key].progress_sent == command.command_id, "two reports"
             else:
-                key = pending.held.key
                 outcomes[key] = outcomes.get(key, 0) + 1
         for key, held in self.running.items():
             assert (key in self.held) != held.stopped, "running, but held iff not stopped"
@@ -532,22 +400,3 @@ class AgentCore:
             assert key in self.running or outcomes.get(key) == 1, "held, but nobody's business"
         assert all(key in self.held for key in outcomes), "an outcome of what is not held"
         assert not any(key in self.held for key in self._recent), "held and ended"
-
-
-def _texts(command: ItemCommand) -> Iterable[Raw | str]:
-    match command:
-        case Complete():
-            return (command.result,)
-        case Fail():
-            return (command.error,)
-        case Release():
-            return (command.reason,)
-        case Progress():
-            return (command.note,)
-        case _:
-            assert_never(command)
-
-
-def _field_bytes(value: Raw | str) -> int:
-    """Bytes of a field as JSON."""
-    return len(memoryview(value)) if isinstance(value, Raw) else len(msgspec.json.encode(value))

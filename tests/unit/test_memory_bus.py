@@ -237,6 +237,8 @@ def test_the_fence_lets_exactly_one_of_racing_writers_pass() -> None:
             winner = buses[outcomes.index(expected_seq + 1)].sender.encode()
             assert world.log_entries("log")[-1].data == winner
         assert len(world.log_entries("log")) == 5
+        with pytest.raises(AppendRefused, match="expected last sequence 7, the log is at 5"):
+            await buses[0].append("log", b"ahead of the log", 7, 1)
 
     sim(scenario)
 

@@ -100,6 +100,26 @@ def test_a_crashed_node_is_started_anew_by_connecting() -> None:
     sim(scenario)
 
 
+@pytest.mark.parametrize("end", ["crash", "close"])
+def test_a_subscription_under_way_dies_with_its_connection(end: str) -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        a, b = world.connect("a"), world.connect("b")
+        subscribing = asyncio.create_task(b.subscribe("x", lambda _: None))
+        await pass_time(1e-6)
+        if end == "crash":
+            world.crash("b")
+        else:
+            await b.close()
+        await pass_time(1)
+        with pytest.raises(NoResponders):
+            await a.request("x", b"", 1)
+        if end == "close":
+            with pytest.raises(BusUnavailable, match="closed meanwhile"):
+                await subscribing
+
+    sim(scenario)
+
+
 # --- partition ----------------------------------------------------------------
 
 
@@ -157,6 +177,23 @@ def test_a_short_partition_costs_the_connection_too() -> None:
         assert world.connect("later", node="b").reconnects == 0
 
     sim(scenario)
+
+
+def test_what_was_under_way_at_a_partition_does_not_turn_up_after_it() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        a, b = world.connect("a"), world.connect("b")
+        seen = await collect(b, "x")
+        await a.publish("x", b"delayed beyond the partition")
+        world.partition("b")
+        world.heal("b")
+        await pass_time(1)
+        assert is_connected(b)
+        world.faults = Faults.none()
+        await a.publish("x", b"new")
+        await pass_time(100)
+        assert seen == [b"new"]
+
+    sim(scenario, faults=Faults(delay=1, delay_s=(50, 50)))
 
 
 def test_a_partition_during_the_reconnect_prevents_it() -> None:
@@ -238,8 +275,12 @@ def test_a_full_buffer_is_an_error_and_is_emptied_by_the_reconnect() -> None:
         await pass_time(1)
         assert len(seen) == 2
         await a.publish("x", b"1" * 400)
+        world.partition("a")
+        await pass_time(5)
+        await a.publish("x", b"1" * 400)  # there is room again
+        world.heal("a")
         await pass_time(1)
-        assert len(seen) == 3
+        assert len(seen) == 4
 
     sim(scenario, buffer_max=1000)
 

@@ -1,0 +1,293 @@
+"""One process of the swarm: a bus, some roles, HTTP, and an orderly end.
+
+`swarm node` runs one; `swarm up` runs a coordinator in each of several and hosts router
+and HTTP in its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from swarm.actors import shard_map
+from swarm.actors.coordinator import Coordinator
+from swarm.actors.router import Router
+from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.jetstream import connect
+from swarm.config import Settings
+from swarm.core.membership import Members
+from swarm.errors import BadConfig, BadInput, BusError
+from swarm.messages import Beat, ShardMap
+from swarm.runtime import Runtime
+from swarm.subjects import Subjects, check_token
+from swarm.web.http import HttpServer
+
+log = structlog.get_logger()
+
+ROLES = ("coordinator", "router")
+#: Pause between two attempts to reach NATS at the start.
+RETRY_S = 0.5
+#: A stop that takes longer than this is ended by force.
+STOP_S = 10.0
+
+_beat = msgspec.json.Decoder(Beat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodePlan:
+    """What a process is to run."""
+
+    node_id: str
+    roles: tuple[str, ...]
+    nats_url: str
+    settings: Settings
+    #: Where to answer HTTP; None: nowhere.
+    http_host: str | None = None
+    http_port: int = 0
+    #: How long to try to reach NATS at the start.
+    connect_s: float = 30.0
+
+
+class Node:
+    """The roles of one process on one connection."""
+
+    def __init__(self, plan: NodePlan, runtime: Runtime | None = None) -> None:
+        check_token("node id", plan.node_id)
+        unknown = [role for role in plan.roles if role not in ROLES]
+        if unknown or not plan.roles:
+            named = f"role {unknown[0]!r} is none" if unknown else "no role was given"
+            raise BadInput(f"{named}; allowed: {', '.join(ROLES)}")
+        names = plan.settings.coordinator_names
+        if "coordinator" in plan.roles and plan.node_id not in names:
+            raise BadConfig(
+                f"coordinator {plan.node_id!r} is not among the swarm's coordinators "
+                f"({', '.join(names)}), so it would never own a shard; use one of these as --id, "
+                "or add it to COORDINATORS everywhere"
+            )
+        self.plan = plan
+        self._runtime = runtime or Runtime()
+        self._started_at = self._runtime.wall()
+        self._bus: Bus | None = None
+        self._map: ShardMap | None = None
+        self._members = Members(plan.settings.missed_s)
+        self._beats: Subscription | None = None
+        self.coordinator: Coordinator | None = None
+        self.router: Router | None = None
+        self.http = HttpServer({"/health": self.health, "/ready": self.ready})
+
+    # --- life ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Answer HTTP, reach NATS, agree on the map, start the roles.
+
+        Raises `BadInput`, `BadConfig`, or `BusError` when NATS stays out of reach.
+        """
+        plan = self.plan
+        if plan.http_host is not None:
+            await self.http.start(plan.http_host, plan.http_port)
+        await self._reach_nats()
+        bus, map_ = self._bus, self._map
+        assert bus is not None, "reached, or raised"
+        assert map_ is not None, "agreed, or raised"
+        self._beats = await bus.subscribe(Subjects(plan.settings.prefix).beat("*"), self._on_beat)
+        if "router" in plan.roles:
+            self.router = Router(bus, plan.settings, map_, self._runtime)
+            await self.router.start()
+        if "coordinator" in plan.roles:
+            self.coordinator = Coordinator(bus, plan.settings, plan.node_id, map_, self._runtime)
+            await self.coordinator.start()
+        log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http.url)
+
+    async def stop(self) -> None:
+        """Stop the roles, say so, disconnect; safe to call twice."""
+        await self.http.stop()
+        for actor in (self.router, self.coordinator):
+            if actor is not None:
+                await actor.stop()
+        beats, self._beats = self._beats, None
+        if beats is not None:
+            await beats.unsubscribe()
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            await bus.close()
+            log.info("stopped", roles=list(self.plan.roles))
+
+    async def _reach_nats(self) -> None:
+        """Connect and agree on the map.  A cluster that is still electing is waited for."""
+        plan, settings = self.plan, self.plan.settings
+        give_up_at = time.monotonic() + plan.connect_s
+        while True:
+            try:
+                if self._bus is None:
+                    self._bus = await connect(
+                        plan.nats_url,
+                        plan.node_id,
+                        prefix=settings.prefix,
+                        name=f"swarm {plan.node_id}",
+                        replicas=settings.replicas,
+                    )
+                self._map = await shard_map.agree(self._bus, settings)
+                return
+            except BusError as error:
+                if time.monotonic() >= give_up_at:
+                    raise
+                log.warning("NATS cannot be used yet", nats=plan.nats_url, why=str(error))
+            await asyncio.sleep(RETRY_S)
+
+    def _on_beat(self, message: Message) -> None:
+        try:
+            beat = _beat.decode(message.data)
+        except msgspec.MsgspecError as error:
+            log.warning("a beat cannot be read", subject=message.subject, error=str(error))
+            return
+        self._members.heard(beat, asyncio.get_running_loop().time())
+
+    # --- what HTTP shows -------------------------------------------------------------------
+
+    @property
+    def live(self) -> dict[str, Beat]:
+        """The latest beat of each live coordinator, by name."""
+        return self._members.live(asyncio.get_running_loop().time())
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """The process runs and its loop turns: that this is answered at all shows it."""
+        body = {
+            "status": "alive",
+            "id": self.plan.node_id,
+            "roles": list(self.plan.roles),
+            "pid": os.getpid(),
+            "uptime_s": round(self._runtime.wall() - self._started_at, 3),
+        }
+        return True, body
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether this process does its work now, and if not, why."""
+        live = self.live
+        owned = {shard for beat in live.values() for shard in beat.owns}
+        count = self._map.shard_count if self._map is not None else 0
+        unowned = [shard for shard in range(count) if shard not in owned]
+        connected = self._bus is not None and self._bus.connected
+        why = [] if connected else ["not connected to NATS"]
+        body: dict[str, Any] = {
+            "id": self.plan.node_id,
+            "roles": list(self.plan.roles),
+            "connected": connected,
+            "coordinators": list(live),
+            "shard_count": count,
+            "shards_without_owner": unowned,
+        }
+        if "coordinator" in self.plan.roles:
+            why += self._coordinator_lacks(body, unowned)
+        if "router" in self.plan.roles:
+            why += self._router_lacks(live, unowned)
+        body = {"ready": not why, "why": why, **body}
+        return not why, body
+
+    def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:
+        coordinator = self.coordinator
+        if coordinator is None:
+            return ["the coordinator has not started yet"]
+        beating, owned, closed = coordinator.beating, coordinator.owned, coordinator.closed
+        body["beating"], body["owned"] = beating, owned
+        body["closed"] = {str(shard): why for shard, why in closed.items()}
+        why = [] if beating else ["its own beats do not come back"]
+        why += [f"shard {shard} cannot be opened: {reason}" for shard, reason in closed.items()]
+        # Owning none is fine where others own all: a takeover is not undone.
+        if not owned and unowned:
+            why.append("it owns no shard yet, and some have no owner")
+        return why
+
+    def _router_lacks(self, live: dict[str, Beat], unowned: list[int]) -> list[str]:
+        if self.router is None or not self.router.running:
+            return ["the router does not run"]
+        if not live:
+            return ["no coordinator is alive"]
+        if unowned:
+            return [f"shards without an owner: {', '.join(map(str, unowned))}"]
+        return []
+
+
+# --- running one ---------------------------------------------------------------------------
+
+
+async def serve(node: Node, with_stdin: bool = False) -> None:
+    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends."""
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    if with_stdin:
+        stop_with_stdin(stop)
+    try:
+        if await unless(stop, node.start()):
+            await stop.wait()
+    finally:
+        async with asyncio.timeout(STOP_S):
+            await node.stop()
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work`, but drop it when `stop` is set; whether it was done."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        for pending in (task, stopped):
+            pending.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`; the second one ends the process at once."""
+
+    def stopping() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping)
+
+
+def stop_with_stdin(stop: asyncio.Event) -> None:
+    """The end of stdin sets `stop`.
+
+    A parent that holds the other end of the pipe need not do anything for its children
+    to stop: whatever kills it, the system closes its end.  Done in a thread, so that a
+    loop that hangs is ended as well.
+    """
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass  # nothing is said on it; only its end matters
+        try:
+            loop.call_soon_threadsafe(stop.set)
+        except RuntimeError:
+            return  # the loop is closed: we are stopping already
+        threading.Event().wait(STOP_S + 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """`asyncio.run`, on uvloop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not to be had everywhere
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
