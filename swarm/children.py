@@ -49,6 +49,8 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        #: Where in the log file the output of the present process begins.
+        self._log_from = 0
         #: How often it was started again.
         self.restarts = 0
 
@@ -91,7 +93,7 @@ class Child:
             code = await process.wait()
             if self._stopping:
                 return
-            said = last_words(self._log_path)
+            said = last_words(self._log_path, self._log_from)
             if code == WRONG_USE:
                 self._on_wrong_use(f"{self.name}: {said}")
                 return
@@ -114,6 +116,7 @@ class Child:
         if self._log_path.exists() and self._log_path.stat().st_size > LOG_BYTES_MAX:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         with self._log_path.open("ab") as output:
+            self._log_from = output.tell()
             return await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=subprocess.PIPE,
@@ -135,11 +138,11 @@ def describe_code(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def last_words(path: Path) -> str:
-    """The last message for people in a child's output, else its last line."""
+def last_words(path: Path, from_byte: int = 0) -> str:
+    """The last message for people in a child's output since `from_byte`, else its last line."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8192))
+            file.seek(max(from_byte, path.stat().st_size - 8192))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError as error:
         return f"(its log cannot be read: {error.strerror})"

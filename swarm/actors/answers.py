@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._replies: list[tuple[str, object]] = []
-        self._readings: list[tuple[str, Reading]] = []
+        self._readings: list[tuple[str, Callable[[], Reading]]] = []
         self._work: dict[tuple[str, str], Work] = {}
         self._controls: list[tuple[str, str, Control]] = []
 
@@ -45,10 +45,13 @@ class Answers:
         if to:
             self._replies.append((to, body))
 
-    def reading(self, to: str, body: Reading) -> None:
-        """`body`, with the sequence as of which it is true, to a reply subject."""
+    def reading(self, to: str, read: Callable[[], Reading]) -> None:
+        """What `read` returns once the batch is durable, to a reply subject.
+
+        Not before: later commands of the same batch may change what is read.
+        """
         if to:
-            self._readings.append((to, body))
+            self._readings.append((to, read))
 
     def assign(self, agent: str, session: str, assignment: Assignment) -> None:
         """An assignment to an agent session."""
@@ -72,7 +75,8 @@ class Answers:
                 yield subject, _encode(part)
         for to, body in self._replies:
             yield to, _encode(body)
-        for to, reading in self._readings:
+        for to, read in self._readings:
+            reading = read()
             reading.as_of = as_of
             yield to, _encode(reading)
         for agent, session, control in self._controls:

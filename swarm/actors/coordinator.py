@@ -107,6 +107,7 @@ class Coordinator(Actor):
         self._shards = Ownership(around, shard_map)
         self._lending = Lending(self.name, self._pool, self._shards, self._send, self._subjects)
         self._takers_wanted = False
+        self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
         self._beats: asyncio.Task[None] | None = None
         self._beat_number = 0
@@ -177,8 +178,12 @@ class Coordinator(Actor):
             await self._mailbox.wait()
             while self._mailbox:
                 await self._take(self._mailbox.pop())
+            tick, self._tick_wanted = self._tick_wanted, False
             for worker in self._shards:
                 worker.look_for_slots()
+                if tick:
+                    # From here, as every heartbeat that has arrived is with its worker now.
+                    worker.tick()
             live = self._members.live(self._clock())
             await self._lending.offer(live)
             if self._takers_wanted:
@@ -356,8 +361,8 @@ class Coordinator(Actor):
             if not self.draining:
                 self._shards.open_what_is_ours(live)
             await self._lending.seek(live)
-        for worker in self._shards:
-            worker.tick()
+        self._tick_wanted = True
+        self._mailbox.wake()
 
 
 def _size(command: ItemCommand) -> int:

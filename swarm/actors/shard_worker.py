@@ -208,8 +208,10 @@ class ShardWorker(Actor):
         batch = decide.Batch(self._shard, self._fenced.owner, self._now())
         answers = Answers()
         ticked, self._ticked = self._ticked, False
-        self._look_after_leases(batch, ticked)
         bytes_used = self._decide_requests(batch, answers)
+        self._look_after_leases(batch, ticked)
+        if ticked:
+            self._expire_waiters(self._clock())
         self._serve_credits(batch, answers, self._bus.max_payload * 7 // 8 - bytes_used)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             return False
@@ -270,10 +272,11 @@ class ShardWorker(Actor):
             case Get():
                 self._get(request, body, answers)
             case List():
-                page = read.page(shard, body, self._bus.max_payload // 2)
-                answers.reading(request.reply, page)
+                read.check_query(body)
+                bytes_max = self._bus.max_payload // 2
+                answers.reading(request.reply, lambda: read.page(shard, body, bytes_max))
             case Stats():
-                answers.reading(request.reply, self._stats())
+                answers.reading(request.reply, self._stats)
             case _:
                 raise Refusal("bad_request", f"a shard does not understand {request.verb!r}")
 
@@ -296,7 +299,7 @@ class ShardWorker(Actor):
                 case Completed() | Died():
                     self._leases.end(event.n)
                     for waiter in self._waiters.pop(event.n, ()):
-                        answers.reading(waiter.request.reply, read.item(self._shard, event.n))
+                        self._read_item(waiter.request.reply, event.n, answers)
                 case Released():
                     self._leases.end(event.n)
                 case _:
@@ -355,11 +358,11 @@ class ShardWorker(Actor):
         if self._deaf or self._bus.reconnects != self._reconnects:
             self._deaf, self._reconnects = False, self._bus.reconnects
             self._leases.restart(now)
-        if not ticked:
+        if not ticked or self._mailbox:
+            # A heartbeat may wait among what was not decided yet.
             return
         for number in self._leases.lapsed(now)[:LAPSES_MAX]:
             decide.give_up(self._shard, number, "lapsed", "its agent fell silent", batch)
-        self._expire_waiters(now)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -369,7 +372,10 @@ class ShardWorker(Actor):
             waiter = _Waiter(request, self._clock() + get.wait_s)
             self._waiters.setdefault(item.number, []).append(waiter)
             return
-        answers.reading(request.reply, read.item(self._shard, item.number))
+        self._read_item(request.reply, item.number, answers)
+
+    def _read_item(self, reply: str, number: int, answers: Answers) -> None:
+        answers.reading(reply, lambda: read.item(self._shard, number))
 
     def _expire_waiters(self, now: float) -> None:
         """Whoever waited long enough asks once more, without waiting."""

@@ -49,7 +49,7 @@ from swarm.messages import (
     Work,
 )
 
-#: A coordinator that answers nothing for this many heartbeats is taken for lost.
+#: A coordinator silent for this many heartbeats is taken for lost.
 SILENT_HEARTBEATS = 3
 #: Longest failure message and progress note, in bytes; what is longer is cut.
 TEXT_BYTES_MAX = 8192
@@ -105,7 +105,7 @@ class AgentCore:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, and nothing that was said waits for its acknowledgement."""
+        """Nothing runs, and nothing said waits for its answer."""
         return not self.running and not self.outbox
 
     def slots(self) -> int:
@@ -178,9 +178,7 @@ class AgentCore:
     def on_work(self, work: Work, now: float) -> list[Effect]:
         """Acknowledgements and assignments."""
         self._heard_at = now
-        effects: list[Effect] = []
-        for ack in work.acks:
-            effects += self._on_ack(ack, now)
+        effects = [effect for ack in work.acks for effect in self._on_ack(ack, now)]
         for assignment in work.items:
             effects += self._on_assignment(assignment, now)
         return effects
@@ -212,8 +210,8 @@ class AgentCore:
             case Failed():
                 self.outbox.say(self._fail(held, outcome.error), now)
             case Stopped():
-                reason = held.handback or "its handler was cancelled"
-                self.outbox.say(Release(self._new_id(), *held.key, reason), now)
+                why = held.handback or "its handler was cancelled"
+                self.outbox.say(Release(self._new_id(), *held.key, why), now)
             case _:
                 assert_never(outcome)
 
@@ -226,11 +224,9 @@ class AgentCore:
         if held is None or held.stopped:
             return
         note = cut_text(note, min(TEXT_BYTES_MAX, self.rules.item_bytes_max - held.item_bytes))
-        report = Progress(self._new_id(), work_item_id, token, percent, note)
-        if held.progress_sent:
-            held.progress_next = report
-        else:
-            self._say_progress(report, held, now)
+        held.progress_next = Progress(self._new_id(), work_item_id, token, percent, note)
+        if not held.progress_sent:
+            self._say_progress(held, now)
 
     # --- what to send ------------------------------------------------------------------------
 
@@ -282,17 +278,18 @@ class AgentCore:
 
     # --- what to say of an item --------------------------------------------------------------
 
-    def _say_progress(self, report: Progress, held: _Held, now: float) -> None:
+    def _say_progress(self, held: _Held, now: float) -> None:
+        report, held.progress_next = held.progress_next, None
+        if report is None:
+            return
         held.progress_sent = report.command_id
-        held.progress_next = None
         held.note_bytes = text_bytes(report.note)
         self.outbox.say(report, now)
 
     def _last_progress(self, held: _Held, now: float) -> None:
         """Before an outcome: the newest report goes along once, no report is repeated."""
-        if held.progress_next is not None:
-            self._forget_progress(held)
-            self._say_progress(held.progress_next, held, now)
+        self._forget_progress(held)
+        self._say_progress(held, now)
         self._forget_progress(held)
 
     def _forget_progress(self, held: _Held) -> None:
@@ -328,12 +325,10 @@ class AgentCore:
             # Not now: it is sent again when it is due.
             return []
         self.outbox.forget(ack.command_id)
-        key = (command.work_item_id, command.token)
+        key = command.work_item_id, command.token
         if isinstance(command, Progress):
             return self._progress_answered(self.running[key], command, error, now)
-        lesser = None
-        if error is not None and error.code not in LOST:
-            lesser = self._lesser(self.held[key], command, error)
+        lesser = self._lesser(self.held[key], command, error)
         if lesser is None:
             self._let_go(key)
         else:
@@ -346,12 +341,15 @@ class AgentCore:
         held.progress_sent = ""
         if error is not None and error.code in LOST:
             return [Refused(command, error), *self._stop(held.key, error.message)]
-        if held.progress_next is not None:
-            self._say_progress(held.progress_next, held, now)
+        self._say_progress(held, now)
         return [] if error is None else [Refused(command, error)]
 
-    def _lesser(self, held: _Held, command: ItemCommand, error: ErrorBody) -> ItemCommand | None:
+    def _lesser(
+        self, held: _Held, command: ItemCommand, error: ErrorBody | None
+    ) -> ItemCommand | None:
         """What to say instead of a refused outcome, so that the item does not stay held."""
+        if error is None or error.code in LOST:
+            return None
         match command:
             case Complete():
                 return self._fail(held, f"the result was refused: {error.code}: {error.message}")

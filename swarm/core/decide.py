@@ -201,7 +201,7 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
         if done is not None:
             if (done.number, done.kind) != (item.number, verb):
                 raise Refusal("bad_request", "this command id was used for something else")
-            return _ack(command, item)
+            return _ack_again(command, item, done)
     if item.end is not None:
         # The same outcome by the same claim is a repetition, whatever id it carries.
         ended_by = {"complete": "completed", "fail": "dead"}.get(verb)
@@ -286,6 +286,14 @@ def held_by(shard: Shard, item: Item, sender: str, token: str) -> Hold:
 def _ack(command: ItemCommand, item: Item) -> Ack:
     lease_s = item.hold.lease_s if item.hold is not None else 0.0
     return Ack(command.command_id, command.work_item_id, item.status, lease_s)
+
+
+def _ack_again(command: ItemCommand, item: Item, done: Taken) -> Ack:
+    """The first answer to a repeated release or progress, wherever the item is by now."""
+    if done.kind == "release":
+        return Ack(command.command_id, command.work_item_id, "queued")
+    lease_s = item.hold.lease_s if item.hold and item.hold.fence == done.fence else 0.0
+    return Ack(command.command_id, command.work_item_id, "claimed", lease_s)
 
 
 def _check_growth(shard: Shard, item: Item, added: Raw | str, note: str) -> None:

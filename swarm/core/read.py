@@ -35,12 +35,16 @@ def item(shard: Shard, number: int) -> WorkItem:
     return view(shard.items[number], shard.number, 0)
 
 
-def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
-    """The items after `query.after`, oldest first, at most `bytes_max` bytes of them."""
+def check_query(query: List) -> None:
+    """Refuse a query for what there is not."""
     if query.status and query.status not in _STATUSES:
         raise Refusal(
             "bad_request", f"unknown status {query.status!r}; one of {', '.join(_STATUSES)}"
         )
+
+
+def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
+    """The items after `query.after`, oldest first, at most `bytes_max` bytes of them."""
     found = ItemPage([])
     size = 0
     for number in range(query.after + 1, shard.next_number):

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from swarm.bus.base import Bus, Entry
+from swarm.bus.base import Entry
 from swarm.core.envelope import Link, LogPosition, decode_entry
 from swarm.core.work import make_token
 from swarm.errors import LogMissing
@@ -119,7 +119,7 @@ class Report(Struct):
     #: Executions that began after their claim had ended in the log.  Allowed: the fence
     #: keeps them from having an effect in the swarm.
     late_starts: int = 0
-    #: Entries of the logs that contradict what the same log says before.
+    #: Entries of the logs that contradict what the same log says before; clocks set back.
     contradictions: int = 0
     findings: list[str] = []
 
@@ -134,7 +134,15 @@ class Report(Struct):
 # --- the logs ----------------------------------------------------------------------
 
 
-async def read_logs(bus: Bus, subjects: Subjects, shards: Iterable[int]) -> History:
+class LogSource(Protocol):
+    """What of a `swarm.bus.base.Bus` is needed."""
+
+    async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
+        """As `Bus.read`."""
+        ...
+
+
+async def read_logs(bus: LogSource, subjects: Subjects, shards: Iterable[int]) -> History:
     """Fold the logs of these shards; raises what `Bus.read` raises, or `Undecodable`."""
     history = History({}, [])
     for shard in shards:
@@ -209,6 +217,8 @@ class _Fold:
         if life.holds and life.holds[-1].ending is None:
             token = life.holds[-1].token
             self.contradiction(hold.at[0], f"{name} is claimed ({hold.token}), held by {token}")
+        if any(hold.token == earlier.token for earlier in life.holds):
+            self.contradiction(hold.at[0], f"{name}: the token {hold.token} is issued again")
         life.holds.append(hold)
 
     def _ended(
@@ -282,7 +292,8 @@ def _check_executions(
     for run in executions:
         hold = holds.get(run.token)
         if run.end is not None and run.end < run.start:
-            _twice(report, f"{_tell(run)}: the clock was set back, so this proves nothing")
+            report.contradictions += 1
+            report.findings.append(f"contradiction: {_tell(run)}: the clock was set back")
         if hold is None:
             _twice(report, f"{_tell(run)}: no log has issued this token")
             continue

@@ -7,6 +7,7 @@ that seed alone (``--runs 1``) replays it exactly.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import os
 import sys
@@ -55,7 +56,7 @@ def simulate(seed: int) -> Outcome:
 
 def quiet() -> None:
     """Log nothing: the trace says it better, and a run logs thousands of lines."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(100))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def outcomes(seed: int, runs: int, jobs: int) -> Iterator[Outcome]:

@@ -13,7 +13,7 @@ from swarm.actors.opening import shard_rules_of
 from swarm.actors.router import Router
 from swarm.agent import Agent, Context, InlineRunner
 from swarm.bus.log import LogReader
-from swarm.bus.memory import Faults, MemoryWorld
+from swarm.bus.memory import EPOCH_S, Faults, MemoryWorld
 from swarm.client import Swarm
 from swarm.errors import BusError, NoAnswer, Refusal, SwarmError
 from swarm.messages import ShardMap
@@ -37,7 +37,7 @@ class SimSwarm:
         self._rng = Random(f"swarm {seed}")
         self.world = MemoryWorld(Random(f"world {seed}"), faults=plan.faults, trace_max=4000)
         rules = shard_rules_of(SETTINGS, self.world.max_payload)
-        self.checker = Checker(rules, self._loop.time, SETTINGS.lease_s)
+        self.checker = Checker(rules, self._loop.time, EPOCH_S)
         self.checker.coordinators = dict.fromkeys(COORDINATORS, "")
         self.world.on_append(self.checker.on_append)
         self.world.on_publish(self.checker.on_publish)
