@@ -56,7 +56,5 @@ def configure_logs(stream: TextIO | None = None, level: str | None = None, **fix
 
 def _number(name: str) -> int:
     if name not in LEVELS:
-        raise BadConfig(
-            f"SWARM_LOG_LEVEL = {name!r} cannot be used; allowed: {', '.join(LEVELS)}"
-        )
+        raise BadConfig(f"SWARM_LOG_LEVEL = {name!r} cannot be used; allowed: {', '.join(LEVELS)}")
     return LEVELS[name]

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import threading
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +24,7 @@ from swarm.config import Settings
 from swarm.core.membership import Members
 from swarm.errors import BadConfig, BadInput, BusError
 from swarm.messages import Beat, ShardMap
+from swarm.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token
 from swarm.web.http import HttpServer
@@ -36,8 +34,6 @@ log = structlog.get_logger()
 ROLES = ("coordinator", "router")
 #: Pause between two attempts to reach NATS at the start.
 RETRY_S = 0.5
-#: A stop that takes longer than this is ended by force.
-STOP_S = 10.0
 
 _beat = msgspec.json.Decoder(Beat)
 
@@ -224,70 +220,10 @@ async def serve(node: Node, with_stdin: bool = False) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
     if with_stdin:
-        stop_with_stdin(stop)
+        stop_with_stdin(stop.set)
     try:
         if await unless(stop, node.start()):
             await stop.wait()
     finally:
         async with asyncio.timeout(STOP_S):
             await node.stop()
-
-
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do `work`, but drop it when `stop` is set; whether it was done."""
-    task = asyncio.ensure_future(work)
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return True
-        return False
-    finally:
-        for pending in (task, stopped):
-            pending.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
-
-
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set `stop`; the second one ends the process at once."""
-
-    def stopping() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping)
-
-
-def stop_with_stdin(stop: asyncio.Event) -> None:
-    """The end of stdin sets `stop`.
-
-    A parent that holds the other end of the pipe need not do anything for its children
-    to stop: whatever kills it, the system closes its end.  Done in a thread, so that a
-    loop that hangs is ended as well.
-    """
-    loop = asyncio.get_running_loop()
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass  # nothing is said on it; only its end matters
-        try:
-            loop.call_soon_threadsafe(stop.set)
-        except RuntimeError:
-            return  # the loop is closed: we are stopping already
-        threading.Event().wait(STOP_S + 1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="stdin", daemon=True).start()
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    """`asyncio.run`, on uvloop where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415 - not to be had everywhere
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

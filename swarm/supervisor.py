@@ -21,7 +21,7 @@ from swarm.children import Child
 from swarm.config import SETTINGS, Settings, to_toml
 from swarm.errors import BadConfig, BadInput, BusError, SwarmError
 from swarm.messages import ShardStats, Stats
-from swarm.node import Node, NodePlan, unless
+from swarm.node import Node, NodePlan
 from swarm.runfile import Announcement, RunFile
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects

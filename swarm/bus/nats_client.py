@@ -114,6 +114,8 @@ class NatsClient(Client):
     async def abandon(self) -> None:
         """End the connection at once; what is still unsent is dropped."""
         self._lose()
+        if self._flush_queue is None:
+            return  # it never came to a connection
         self._pending.clear()
         self._pending_data_size = 0
         # A graceful end would wait until a dead peer has taken what the system still holds.
@@ -223,7 +225,12 @@ def _dial_error(urls: list[str], error: Exception) -> BusUnavailable | BadInput:
 
 def _check_version(client: NatsClient) -> None:
     version = client.connected_server_version
-    found = (version.major, version.minor)
+    try:
+        found = (version.major, version.minor)
+    except ValueError:
+        # Somebody's own build; what it lacks will show.
+        log.warning("nats_version_unknown", version=str(version))
+        return
     if found < VERSION_MIN:
         need = ".".join(map(str, VERSION_MIN))
         raise BusUnavailable(f"the NATS server is {version}, need {need} or newer")

@@ -81,8 +81,8 @@ def label(text: str) -> tuple[str, str]:
 # --- reaching the swarm -------------------------------------------------------------------
 
 
-def add_connection(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S) -> None:
-    """The options of every command that talks to a swarm."""
+def add_address(parser: argparse.ArgumentParser) -> Any:
+    """The options that say which swarm; their group."""
     group = parser.add_argument_group("which swarm")
     group.add_argument(
         "--nats-url",
@@ -94,7 +94,12 @@ def add_connection(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S
         type=token,
         help="first token of the swarm's subjects (default: SWARM_PREFIX, else swarm)",
     )
-    group.add_argument(
+    return group
+
+
+def add_connection(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S) -> None:
+    """The options of every command that asks a swarm and prints its answer."""
+    add_address(parser).add_argument(
         "--timeout",
         type=duration,
         default=timeout_s,

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported only once the arguments are known to be good.
     from swarm import node
     from swarm.logs import configure_logs
+    from swarm.process import run as run_loop
 
     configure_logs(node=args.id)
     plan = node.NodePlan(
@@ -80,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
         connect_s=args.connect_timeout,
     )
     node.log.info("settings", file=str(path) if path else "none, only the environment")
-    node.run(node.serve(node.Node(plan), with_stdin=args.with_stdin))
+    run_loop(node.serve(node.Node(plan), with_stdin=args.with_stdin))
     return DONE

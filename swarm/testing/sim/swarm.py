@@ -11,12 +11,14 @@ from typing import Any
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.opening import shard_rules_of
 from swarm.actors.router import Router
-from swarm.agent import Agent, Context, InlineRunner
+from swarm.agent import Agent
 from swarm.bus.log import LogReader
 from swarm.bus.memory import EPOCH_S, Faults, MemoryWorld
 from swarm.client import Swarm
-from swarm.errors import BusError, NoAnswer, Refusal, SwarmError
+from swarm.context import Context
+from swarm.errors import BusError, NoAnswer, SwarmError
 from swarm.messages import ShardMap
+from swarm.runners import InlineRunner
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects
 from swarm.testing.sim.checker import Checker, Violation
@@ -115,14 +117,16 @@ class SimSwarm:
         rng = Random(self._rng.random())
         while True:
             bus = self.world.connect(AGENTS[name], node=name)
-            agent = Agent(types=list(TYPES), concurrency=rng.randint(1, 3), agent_id=AGENTS[name])
-            for work_type in TYPES:
-                agent.handles(work_type)(self._handler(name, rng))
+            agent = Agent(
+                list(TYPES),
+                concurrency=rng.randint(1, 3),
+                takeover=rng.random() < 0.3,
+                runner=InlineRunner(),
+                runtime=self._runtime(),
+            )
+            agent.handles(*TYPES)(self._handler(name, rng))
             try:
-                takeover = rng.random() < 0.3
-                await agent.run(
-                    bus, runtime=self._runtime(), runner=InlineRunner(), takeover=takeover
-                )
+                await agent.run(bus)
             except SwarmError:
                 # Refused or superseded: another process has the id.  Try again later.
                 await asyncio.sleep(1.0 + rng.random())
@@ -189,16 +193,18 @@ class SimSwarm:
             }
             for name in names
         ]
+        ids: list[str] = []
         # Again with the same keys, as a client does that was restarted: no item is doubled.
         for _ in range(rng.randint(1, 2) if keyed else 1):
             outcomes = await swarm.submit_many(items, timeout_s=10_000.0)
             for name, outcome in zip(names, outcomes, strict=True):
-                if isinstance(outcome, Refusal):
-                    raise Violation(f"[1] {name} was refused: {outcome}")
+                if isinstance(outcome, SwarmError):
+                    raise Violation(f"[1] {name} was not accepted: {outcome}")
                 self.checker.submitted(name, outcome.work_item_id)
+                ids.append(outcome.work_item_id)
         if rng.random() < 0.3:
             with contextlib.suppress(NoAnswer):  # under faults a read may find nobody
-                seen = await swarm.get(outcomes[0].work_item_id, timeout_s=5.0)
+                seen = await swarm.get(ids[0], timeout_s=5.0)
                 assert seen.payload is not None, "an item keeps its payload"
 
     # --- mishaps -------------------------------------------------------------------------------

@@ -1,0 +1,472 @@
+"""The messages half of a bus on NATS: a connection that is made again whenever it is lost.
+
+One client at a time (`nats_client`).  When it is lost, for whatever reason, a supervisor
+dials a new one, with growing pauses and jitter, for ever; it subscribes to everything
+again, sends what was published meanwhile, and only then is the link connected.
+
+Answers come through one subscription, ``_INBOX.<sender>.<link>.*``, and are told apart by
+the last token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from random import SystemRandom
+from typing import Final, TypeVar
+
+import nats.errors
+import structlog
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from swarm.bus.base import Handler, Message, Subscription, check_size, headers_size
+from swarm.bus.memory_routes import check_pattern, check_subject
+from swarm.bus.nats_client import ConnectionLost, NatsClient, dial, with_credentials
+from swarm.errors import (
+    BusError,
+    BusTimeout,
+    BusUnavailable,
+    NoResponders,
+    PayloadTooLarge,
+    SwarmError,
+)
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: Calls without a time-out of their own: subscribing, flushing, and what logs need.
+CALL_TIMEOUT_S: Final = 5.0
+#: What is kept unsent, connected or not, before `publish` waits or refuses.
+BUFFER_MAX: Final = 2 * 1024 * 1024
+#: How long `publish` waits for room while connected.
+ROOM_TIMEOUT_S: Final = 10.0
+#: How long `close` tries to get rid of what is still unsent.
+CLOSE_TIMEOUT_S: Final = 2.0
+#: Pauses between attempts to connect, doubling; each is drawn from half of it to all of it.
+PAUSE_MIN_S: Final = 0.05
+PAUSE_MAX_S: Final = 2.0
+#: Subject and reply share a line of 4096 bytes, and a longer one ends the connection.
+LINE_MAX: Final = 4000
+
+
+@dataclass(slots=True, kw_only=True)
+class Target:
+    """Whom to connect to (`urls`, credentials inside), and as whom."""
+
+    urls: list[str]
+    sender: str
+    name: str = ""
+    dial_timeout_s: float = 5.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Somebody who waits for an answer."""
+
+    receive: Handler
+    done: asyncio.Future[object]
+    #: Whether to fail at once when the connection is lost, rather than hope for the answer.
+    fragile: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Listener:
+    """A subscription as it was asked for, and where it is registered at the moment."""
+
+    link: NatsLink
+    subject: str
+    queue: str
+    handler: Handler
+    client: NatsClient | None = None
+    registered: NatsSubscription | None = None
+
+    async def attach(self, client: NatsClient) -> None:
+        self.client = client
+        self.registered = await client.listen(self.subject, self.queue, self.handler)
+
+    async def unsubscribe(self) -> None:
+        """Stop; safe to call twice."""
+        if self.link._listeners.pop(self, None) is None:
+            return
+        if self.client is not None and self.registered is not None:
+            await self.client.silence(self.registered)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """What is published while there is no connection."""
+
+    messages: deque[tuple[str, bytes, str, Mapping[str, str] | None]] = field(
+        default_factory=deque
+    )
+    size: int = 0
+
+
+def settle(answer: asyncio.Future[T], value: T) -> None:
+    """Give `answer` its value, unless it is done already."""
+    if not answer.done():
+        answer.set_result(value)
+
+
+def fail(answer: asyncio.Future[T], error: BusError) -> None:
+    """Make `answer` raise `error`, unless it is done already."""
+    if not answer.done():
+        answer.set_exception(error)
+
+
+class NatsLink:
+    """See `swarm.bus.base.Bus` for what its methods promise.
+
+    Beyond the contract: a subject or pattern that NATS would not take raises ValueError.
+    """
+
+    def __init__(self, target: Target, client: NatsClient) -> None:
+        """`client` is connected already; `open` has to be called next."""
+        self._target = target
+        self._loop = asyncio.get_running_loop()
+        self._rng = SystemRandom()
+        self._number = f"{self._rng.getrandbits(64):016x}"
+        self._inboxes = itertools.count(1)
+        self._tokens = itertools.count(1)
+        self._answers = f"_INBOX.{target.sender}.{self._number}."
+        self._max_payload = client.max_payload
+        self._reconnects = 0
+        self._closing = False
+        #: The connected client, with everything subscribed on it.
+        self._client: NatsClient | None = None
+        #: Done while there is such a client.
+        self._up: asyncio.Future[None] = self._loop.create_future()
+        self._listeners: dict[_Listener, None] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._buffer = _Buffer()
+        self._first = client
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start; raises `BusUnavailable` if the first client is of no use."""
+        self._listeners[_Listener(self, self._answers + "*", "", self._on_answer)] = None
+        try:
+            await self._restore(self._first)
+        except (ConnectionLost, TimeoutError, nats.errors.Error) as error:
+            await self._first.abandon()
+            raise BusUnavailable(f"the connection to NATS was lost at once: {error}") from error
+        self._supervisor = self._loop.create_task(self._supervise(self._first))
+
+    @property
+    def sender(self) -> str:
+        """Who this connection speaks as."""
+        return self._target.sender
+
+    @property
+    def max_payload(self) -> int:
+        """Largest message in bytes, headers included, that the server takes."""
+        return self._max_payload
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent and received right now, as far as is known.
+
+        A connection that died in silence is found out within some 10 s.
+        """
+        return self._client is not None and not self._client.lost.done()
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return self._reconnects
+
+    # --- messages ---
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """See `Bus.publish`.  Everything that this bus sends goes through here."""
+        if self._closing:
+            raise BusUnavailable(f"the connection of {self.sender} is closed")
+        check_size(self._max_payload, subject, data, headers)
+        if len(subject) + len(reply) > 1000:
+            _check_line(subject, reply)
+        client = self._client
+        if client is not None and client.pending_data_size > BUFFER_MAX:
+            client = await self._make_room(client)
+        if client is None:
+            self._keep(subject, data, reply, headers)
+            return
+        try:
+            await client.publish(subject, data, reply, dict(headers) if headers else None)
+        except nats.errors.MaxPayloadError as error:
+            raise PayloadTooLarge(f"the server takes no message of {len(data)} bytes") from error
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise ValueError(f"cannot publish to {subject!r} (reply {reply!r}): {error}") from error
+        except nats.errors.Error:
+            # The connection has just been lost, and that is not noted in `_client` yet.
+            self._keep(subject, data, reply, headers)
+
+    async def _make_room(self, client: NatsClient) -> NatsClient | None:
+        """Wait until `client` has sent what it holds; returns the client to use then."""
+        try:
+            await client.room(ROOM_TIMEOUT_S)
+        except ConnectionLost:
+            return None
+        except TimeoutError:
+            raise BusUnavailable(
+                f"{BUFFER_MAX} bytes wait to be sent and the server has taken nothing for "
+                f"{ROOM_TIMEOUT_S:.0f} s; try again later"
+            ) from None
+        return client
+
+    def _keep(
+        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
+    ) -> None:
+        """Buffer until there is a connection; `BusUnavailable` when there is no room."""
+        check_subject(subject)
+        size = len(subject) + len(reply) + len(data) + headers_size(headers)
+        if self._buffer.size + size > BUFFER_MAX:
+            raise BusUnavailable(
+                f"{self.sender} is not connected and its buffer of {BUFFER_MAX} bytes is full; "
+                "try again once it is connected"
+            )
+        self._buffer.size += size
+        # A copy: the caller may go on to change its own.
+        self._buffer.messages.append((subject, data, reply, dict(headers) if headers else None))
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """See `Bus.subscribe`; raises `BusUnavailable` when the server cannot be reached."""
+        check_pattern(subject)
+        if any(map(str.isspace, queue)):
+            raise ValueError(f"a queue group's name has no blanks: {queue!r}")
+        self._check_open()
+        listener = _Listener(self, subject, queue, handler)
+        self._listeners[listener] = None
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._register(listener)
+        except TimeoutError:
+            await listener.unsubscribe()
+            raise BusUnavailable(f"subscribing to {subject}: the server did not answer") from None
+        except BaseException:
+            await listener.unsubscribe()
+            raise
+        return listener
+
+    async def _register(self, listener: _Listener) -> None:
+        """Have the server know of `listener`, over lost connections if need be."""
+        while True:
+            client = await self._connected_client()
+            try:
+                if listener.client is not client:
+                    await listener.attach(client)
+                await client.round_trip(CALL_TIMEOUT_S)
+            except (ConnectionLost, nats.errors.Error):
+                await asyncio.sleep(0)
+                continue
+            return
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        """See `Bus.request`."""
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        receive = partial(settle, answer)
+        message = await self.ask(subject, data, timeout_s, headers, receive, answer)
+        check_responders(message, subject)
+        return message
+
+    async def ask(
+        self,
+        subject: str,
+        data: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+        receive: Handler,
+        done: asyncio.Future[T],
+        *,
+        fragile: bool = False,
+    ) -> T:
+        """Send with an inbox of its own, hand answers to `receive` until `done` is done.
+
+        While there is no connection it waits for one, and then sends.  Raises what `done`
+        does, `BusTimeout` after `timeout_s`, if `fragile` also when the connection is lost
+        meanwhile; `BusUnavailable` when closed.
+        """
+        self._check_open()
+        token = f"{next(self._tokens):x}"
+        self._waiting[token] = _Waiting(receive, done, fragile)  # type: ignore[arg-type]
+        late = BusTimeout(f"{subject}: no answer within {timeout_s:g} s")
+        timer = self._loop.call_later(timeout_s, fail, done, late)
+        try:
+            if self._client is None:
+                await asyncio.wait({self._up, done}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                await self.publish(subject, data, self._answers + token, headers)
+            return await done
+        finally:
+            timer.cancel()
+            self._waiting.pop(token, None)
+            done.cancel()
+
+    def _on_answer(self, message: Message) -> None:
+        waiting = self._waiting.get(message.subject[len(self._answers) :])
+        if waiting is not None:
+            waiting.receive(message)
+
+    def inbox(self) -> str:
+        """See `Bus.inbox`."""
+        return f"_INBOX.{self.sender}.{self._number}-{next(self._inboxes)}"
+
+    async def flush(self) -> None:
+        """See `Bus.flush`; raises `BusUnavailable` when the server cannot be reached."""
+        self._check_open()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                client = await self._connected_client()
+                await client.round_trip(CALL_TIMEOUT_S)
+        except (TimeoutError, ConnectionLost) as error:
+            raise BusUnavailable("a flush: the server did not answer") from error
+
+    async def close(self) -> None:
+        """See `Bus.close`.  What is still waited for fails; what cannot be sent is lost."""
+        if self._closing:
+            return
+        self._closing = True
+        client = self._client
+        if client is not None:
+            try:
+                await client.round_trip(CLOSE_TIMEOUT_S)
+            except (ConnectionLost, TimeoutError) as error:
+                log.debug("bus_closed_unflushed", sender=self.sender, error=str(error))
+        self._client = None
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+        closed = f"the connection of {self.sender} was closed meanwhile"
+        for waiting in list(self._waiting.values()):
+            fail(waiting.done, BusUnavailable(closed))
+        settle(self._up, None)  # whoever waits for a connection finds the link closed
+        self._listeners.clear()
+        if client is not None:
+            await client.abandon()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise BusUnavailable(f"the connection of {self.sender} is closed")
+
+    # --- the connection ---
+
+    async def _connected_client(self) -> NatsClient:
+        """The client, once there is one; `BusUnavailable` when closed meanwhile."""
+        while True:
+            client = self._client
+            if client is not None:
+                return client
+            # Shielded: others wait for it, too.
+            await asyncio.shield(self._up)
+            self._check_open()
+
+    async def _supervise(self, client: NatsClient) -> None:
+        """Replace the client whenever it is lost, until this task is cancelled."""
+        while True:
+            await asyncio.wait({client.lost})
+            log.warning(
+                "bus_disconnected",
+                sender=self.sender,
+                reason=str(client.problem or client.last_error or "closed by the server"),
+            )
+            cleaning = self._loop.create_task(client.abandon())
+            client = await self._reconnect()
+            await asyncio.wait({cleaning}, timeout=CLOSE_TIMEOUT_S)
+            self._reconnects += 1
+            log.info("bus_reconnected", sender=self.sender, reconnects=self._reconnects)
+
+    def _disconnected(self, client: NatsClient) -> None:
+        """`client` is lost: buffer from now on, and fail who cannot be answered any more."""
+        if self._client is not client:
+            return
+        self._client = None
+        self._up = self._loop.create_future()
+        for waiting in list(self._waiting.values()):
+            if waiting.fragile:
+                fail(waiting.done, BusTimeout("the connection was lost before the answer came"))
+
+    async def _reconnect(self) -> NatsClient:
+        pause_s = PAUSE_MIN_S
+        while True:
+            # Thousands of clients must not come back in step with one another.
+            await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+            client = None
+            try:
+                client = await dial(
+                    self._target.urls,
+                    name=self._target.name,
+                    sender=self.sender,
+                    timeout_s=self._target.dial_timeout_s,
+                )
+                await self._restore(client)
+            except (SwarmError, ConnectionLost, TimeoutError, nats.errors.Error) as error:
+                log.debug("bus_not_reconnected", sender=self.sender, error=str(error))
+            except Exception:  # noqa: BLE001 - the link must come back, whatever happens
+                log.exception("bus_not_reconnected", sender=self.sender)
+            else:
+                return client
+            if client is not None:
+                await client.abandon()
+
+    async def _restore(self, client: NatsClient) -> None:
+        """Subscribe to everything, send what was kept, and let everybody use `client`."""
+        await self._attach_all(client)
+        await client.round_trip(CALL_TIMEOUT_S)
+        self._max_payload = client.max_payload
+        while True:
+            await self._attach_all(client)
+            if not self._buffer.messages:
+                break
+            subject, data, reply, headers = self._buffer.messages.popleft()
+            await client.publish(subject, data, reply, headers)
+        # From here to the end nothing is awaited, so nothing can be added unseen.
+        self._buffer.size = 0
+        self._learn_urls(client)
+        self._client = client
+        settle(self._up, None)
+        client.lost.add_done_callback(lambda _: self._disconnected(client))
+
+    async def _attach_all(self, client: NatsClient) -> None:
+        for listener in list(self._listeners):
+            if listener.client is not client:
+                await listener.attach(client)
+
+    def _learn_urls(self, client: NatsClient) -> None:
+        """Remember the cluster's other servers, so that one of them will do later."""
+        known = self._target.urls
+        for uri in client.discovered_servers:
+            url = with_credentials(uri.netloc, known[0])
+            if url not in known:
+                known.append(url)
+
+
+def check_responders(message: Message, subject: str) -> None:
+    """Raise `NoResponders` if `message` says that nobody listens on `subject`."""
+    if not message.data and message.headers and message.headers.get("Status") == "503":
+        raise NoResponders(f"nobody listens on {subject}")
+
+
+def _check_line(subject: str, reply: str) -> None:
+    size = len(subject.encode()) + len(reply.encode())
+    if size > LINE_MAX:
+        raise PayloadTooLarge(
+            f"subject and reply subject have {size} bytes, the limit is {LINE_MAX}; "
+            f"the subject begins with {subject[:60]!r}"
+        )
