@@ -29,6 +29,8 @@ ATTEMPT_S = 1.0
 #: Pause after a refusal that may pass: the first, doubled up to the longest.
 BACKOFF_FIRST_S = 0.05
 BACKOFF_LONGEST_S = 1.0
+#: A try with less time left than this would hardly be answered, but make the effect unknown.
+LAST_TRY_S = 0.1
 #: After a coordinator's death its callers ask again within this time, not all at once.
 SPREAD_S = 0.2
 
@@ -134,7 +136,7 @@ class Calls:
                     return True
                 if self._closed:
                     raise BusUnavailable("the connection was closed while a request was under way")
-                if deadline is not None and loop.time() >= deadline:
+                if deadline is not None and loop.time() > deadline - LAST_TRY_S:
                     return False
                 waiting.timer.cancel()
                 waiting.attempt += 1

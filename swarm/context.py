@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,8 @@ class HandlerExecution:
         context = self._context
         if stopping or context._noticed:
             return Stopped()
-        log.warning("a handler failed", item=context.work_item_id, exc_info=error)
+        # Formatted here: a log must not show the handler's local variables, secrets included.
+        trace = "".join(traceback.format_exception(error))
+        log.warning("a handler failed", item=context.work_item_id, exception=trace)
         text = str(error)
         return Failed(f"{type(error).__name__}: {text}" if text else type(error).__name__)

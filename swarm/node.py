@@ -150,6 +150,12 @@ class Node:
     # --- what HTTP shows -------------------------------------------------------------------
 
     @property
+    def bus(self) -> Bus:
+        """Its connection, once started."""
+        assert self._bus is not None, "started before"
+        return self._bus
+
+    @property
     def live(self) -> dict[str, Beat]:
         """The latest beat of each live coordinator, by name."""
         return self._members.live(asyncio.get_running_loop().time())

@@ -13,7 +13,7 @@ from typing import Any
 STOP_S = 10.0
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
     """Do `work`, but drop it when `stop` is set; whether it was done."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())

@@ -29,7 +29,7 @@ GRACE_S = 5.0
 LINGER_S = 1.0
 
 
-class ProgramFailed(Exception):  # noqa: N818 - named for what happened
+class ProgramFailed(Exception):
     """The program ended with another exit code than 0."""
 
 
@@ -50,8 +50,8 @@ class Job(Protocol):
     @property
     def attempt(self) -> int: ...
 
-    async def progress(self, percent: float, note: str = "") -> None:
-        """Report how far it is."""
+    def progress_sync(self, percent: float, note: str = "") -> None:
+        """Report how far it is, at once; raises when the work is to stop."""
         ...
 
 
@@ -64,7 +64,7 @@ class Program:
 
     async def handle(self, job: Job) -> msgspec.Raw | None:
         """Run it for this item; its result.  Cancelled, it ends the whole process group."""
-        output, errors = _Output(), bytearray()
+        output, errors = _Output(job.progress_sync), bytearray()
         with tempfile.TemporaryFile() as stdin:
             stdin.write(describe(job))
             stdin.seek(0)
@@ -75,28 +75,24 @@ class Program:
             finally:
                 os.close(out_end)
                 os.close(err_end)
-        reporting = _Reporter(job)
         try:
             async with asyncio.TaskGroup() as tasks:
-                reporter = tasks.create_task(reporting.run())
                 readers = [
-                    tasks.create_task(_read(out, lambda data: output.feed(data, reporting.add))),
+                    tasks.create_task(_read(out, output.feed)),
                     tasks.create_task(_read(err, lambda data: _keep_tail(errors, data))),
                 ]
                 code = await process.wait()
                 await asyncio.wait(readers, timeout=LINGER_S)
                 for reader in readers:
                     reader.cancel()
-                reporting.end()
-                await reporter
         except BaseExceptionGroup as group:
-            # One of ours failed (say, the lease was lost); the others were cancelled for it.
+            # A progress report was refused: the lease is lost, the program must stop.
             raise group.exceptions[0] from None
         finally:
             out.close()
             err.close()
             await _end_group(process)
-        output.end(reporting.add)
+        output.end()
         if code != 0:
             raise ProgramFailed(_how(code, errors))
         return output.result
@@ -180,27 +176,28 @@ def parse_progress(line: str) -> tuple[float, str] | None:
 class _Output:
     """Takes a program's stdout apart into lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[float, str], None]) -> None:
+        self._report = report
         self._line = bytearray()
         #: The last line that is JSON.
         self.result: msgspec.Raw | None = None
 
-    def feed(self, data: bytes, report: Callable[[float, str], None]) -> None:
+    def feed(self, data: bytes) -> None:
         """More output has come."""
         *ended, rest = data.split(b"\n")
         for part in ended:
             self._add(part)
-            self.end(report)
+            self.end()
         self._add(rest)
 
-    def end(self, report: Callable[[float, str], None]) -> None:
+    def end(self) -> None:
         """The line ends here."""
         line, self._line = bytes(self._line).strip(), bytearray()
         if not line:
             return
         progress = parse_progress(line.decode(errors="replace"))
         if progress is not None:
-            report(*progress)
+            self._report(*progress)
         elif _is_json(line):
             self.result = msgspec.Raw(line)
 
@@ -218,33 +215,6 @@ def _is_json(line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return True
-
-
-class _Reporter:
-    """Reports the latest progress; what came meanwhile is overtaken, not queued."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._latest: tuple[float, str] | None = None
-        self._ended = False
-        self._news = asyncio.Event()
-
-    def add(self, percent: float, note: str) -> None:
-        self._latest = (percent, note)
-        self._news.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._news.set()
-
-    async def run(self) -> None:
-        while not self._ended:
-            await self._news.wait()
-            self._news.clear()
-            latest, self._latest = self._latest, None
-            # Once the program has ended, its result says all.
-            if latest is not None and not self._ended:
-                await self._job.progress(*latest)
 
 
 class _Pipe:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from swarm.bus.embedded import EmbeddedServer
 from swarm.children import Child
+from swarm.client import Swarm
 from swarm.config import SETTINGS, Settings, to_toml
-from swarm.errors import BadConfig, BadInput, BusError, SwarmError
-from swarm.messages import ShardStats, Stats
+from swarm.errors import BadConfig, BadInput, SwarmError
+from swarm.messages import ShardStats
 from swarm.node import Node, NodePlan
 from swarm.runfile import Announcement, RunFile
 from swarm.runtime import Runtime
-from swarm.subjects import Subjects
 
 log = structlog.get_logger()
 
@@ -37,11 +36,10 @@ READY_S = 30.0
 LOOK_S = 0.05
 #: Between two looks at whether the embedded server lives.
 PULSE_S = 0.5
+#: How long to wait for the port of the last time.
+LAST_PORT_S = 2.0
 #: Clients that do not ask otherwise find NATS here.
 NATS_PORT = 4222
-
-_stats = msgspec.json.Decoder(ShardStats)
-_stats_request = msgspec.json.encode(Stats())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,26 +139,119 @@ class Supervisor:
 
     async def _start_server(self) -> str:
         plan = self.plan
-        remembered = plan.data_dir / "nats-port"
-        wanted = plan.nats_port
+        port = plan.nats_port
+        if port is None:
+            port = await usual_port(read_port(plan.data_dir))
         server = self._server = EmbeddedServer()
-        if wanted is not None:
-            await server.start(plan.data_dir, port=wanted)
-        else:
-            await self._start_on_usual_port(server, _read_port(remembered))
-        remembered.write_text(server.url.rpartition(":")[2], "utf-8")
+        await server.start(plan.data_dir, port=port)
+        # Agents that outlive us come back to the address that they know.
+        (plan.data_dir / "nats-port").write_text(server.url.rpartition(":")[2], "utf-8")
         return server.url
 
+    async def _until_ready(self) -> None:
+        """Return when every shard has an owner that answers."""
+        node = self._node
+        assert node is not None, "started before"
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + self.plan.ready_s
+        while True:
+            ready, state = node.ready()
+            if ready:
+                break
+            self._check_time(clock() > give_up_at, state["why"])
+            await asyncio.sleep(LOOK_S)
+        # Beats say who owns a shard; an answer shows that it serves.
+        swarm = Swarm(node.bus, prefix=self.plan.settings.prefix)
+        try:
+            answers = await swarm.stats(timeout_s=max(1.0, give_up_at - clock()))
+        finally:
+            await swarm.close()
+        for number, answer in answers.items():
+            late = not isinstance(answer, ShardStats)
+            self._check_time(late, [f"shard {number} does not answer: {answer}"])
+
+    def _check_time(self, late: bool, why: list[str]) -> None:
+        if self.failed.is_set():
+            raise SwarmError(self.failure)
+        if late:
+            raise SwarmError(
+                f"the swarm is not ready after {self.plan.ready_s:g} s: {'; '.join(why)}; "
+                f"see the logs in {self.plan.data_dir / 'logs'}"
+            )
+
+    async def _start_agents(self, url: str) -> None:
+        runtime = Runtime()
+        for number, arguments in enumerate(self.plan.agents, start=1):
+            name = f"agent-{number}"
+            # Started again, it replaces its own earlier self, which is known to be dead.
+            identity = ("--id", runtime.new_name(f"{name}-"), "--takeover")
+            child = self._child(name, ("agent", *identity, *arguments), url)
+            self.agents.append(child)
+            await child.start()
+
     def _child(self, name: str, arguments: Sequence[str], url: str) -> Child:
-        plan = self.plan
-        settings = ("--config", str(plan.data_dir / "settings.toml"), "--with-stdin")
+        logs = self.plan.data_dir / "logs"
         known = {setting.env for setting in SETTINGS}
+        # Every part acts on the same settings, wherever they came from.
         env = {key: value for key, value in self._env.items() if key not in known}
         env["NATS_URL"] = url
-        logs = plan.data_dir / "logs"
-        logs.mkdir(exist_ok=True)
-        return Child(name, [*arguments, *settings], logs / f"{name}.log", env, self._fail)
+        env["SWARM_PREFIX"] = self.plan.settings.prefix
+        env["SWARM_CONFIG"] = str(self.plan.data_dir / "settings.toml")
+        arguments = [*arguments, "--with-stdin"]
+        return Child(name, arguments, logs / f"{name}.log", env, self._fail)
 
     def _fail(self, why: str) -> None:
         self.failure = self.failure or why
         self.failed.set()
+
+
+def make_data_dir(path: Path) -> None:
+    """Make it and its `logs`; `BadInput` when that is not possible."""
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK) and os.access(path / "logs", os.W_OK)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(
+            f"the data directory {path} cannot be used: {error.filename} is no directory; "
+            "choose another with --data"
+        ) from error
+    except OSError as error:
+        raise BadInput(
+            f"the data directory {path} cannot be made: {error.strerror}; choose one that you "
+            "may write to with --data"
+        ) from error
+    if not writable:
+        raise BadInput(
+            f"the data directory {path} cannot be written to; choose another with --data, or "
+            "change its owner or permissions"
+        )
+
+
+def read_port(data_dir: Path) -> int:
+    """The port of the last time; 0 when there was none."""
+    try:
+        return int((data_dir / "nats-port").read_text("utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
+async def usual_port(last: int) -> int:
+    """The port of the last time if it is to be had, else 4222, else 0 for any free one."""
+    # A server that was killed with its parent may take a moment to be gone.
+    give_up_at = asyncio.get_running_loop().time() + LAST_PORT_S
+    while last and asyncio.get_running_loop().time() < give_up_at:
+        if is_free(last):
+            return last
+        await asyncio.sleep(LOOK_S)
+    return NATS_PORT if is_free(NATS_PORT) else 0
+
+
+def is_free(port: int) -> bool:
+    """Whether one can listen on this port of the loopback interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -152,8 +152,8 @@ class Desk:
         return self.decide(lambda batch: decide.submit(self.shard, command, batch))
 
     def submit_ids(self, *items: Raw) -> list[str]:
-        """Submit these items, each of which must be accepted; their ids."""
-        results = self.submit(*items).results
+        """Submit these items, each of which must be accepted; their ids in order."""
+        results = sorted(self.submit(*items).results, key=lambda result: result.index)
         assert [result.error for result in results] == [None] * len(items)
         return [result.work_item_id for result in results]
 

@@ -15,14 +15,25 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from swarm.bus.base import Bus, Entry
 from swarm.core.envelope import FORMAT, Link, LogPosition, decode_entry, encode_entry
 from swarm.core.shard import Shard, ShardRules
-from swarm.errors import AppendRefused, BusTimeout, BusUnavailable, Deposed, OutcomeUnknown
+from swarm.errors import (
+    AppendRefused,
+    BusTimeout,
+    BusUnavailable,
+    Deposed,
+    OutcomeUnknown,
+    Undecodable,
+)
 from swarm.messages import Event, LogEntry
 
 #: Entries asked for at once.
 PAGE = 256
+#: A reader that misses the same entries this often takes them for lost for good.
+GAPS_MAX = 20
 #: Between two looks at a log that a lagging replica answers for.
 LOOK_AGAIN_S = 0.05
 
@@ -120,24 +131,24 @@ class FencedLog:
             entries = await self._bus.read(self.position.log, self.position.at + 1, PAGE)
         except (BusTimeout, BusUnavailable):
             entries = []
+        before = self.position.at
         for stored in entries:
+            if stored.seq != self.position.at + 1:
+                break  # the read missed something: look again
             if stored.data == data:
                 return stored.seq
             self._step_over(stored)
-        if not entries:
+        if self.position.at == before:
             await asyncio.sleep(LOOK_AGAIN_S)
         return None
 
     def _step_over(self, stored: Entry) -> None:
         entry = decode_entry(self.position.log, stored.seq, stored.data)
-        trial = _copy(self.position)
-        link = trial.advance(stored.seq, entry)
-        if link is Link.FOREIGN:
-            self.position = trial
-            return
-        if link is not Link.OLD:
+        trial = msgspec.structs.replace(self.position)
+        if trial.advance(stored.seq, entry) is not Link.FOREIGN:
             who = entry.owner if entry is not None else "?"
             raise Deposed(f"{self.position.log}: owner {who} wrote entry {stored.seq}")
+        self.position = trial
 
     def _check_silence(self) -> None:
         silent_s = self._clock() - self.proven_at
@@ -148,10 +159,6 @@ class FencedLog:
             )
 
 
-def _copy(position: LogPosition) -> LogPosition:
-    return LogPosition(*(getattr(position, name) for name in position.__struct_fields__))
-
-
 class LogReader:
     """Folds a log from its beginning, page by page; starts over when it missed something."""
 
@@ -160,8 +167,9 @@ class LogReader:
         self._log = log
         self._number = number
         self._rules = rules
-        #: How often something was missed.
+        #: How often something was missed, and since when at the same place.
         self.gaps = 0
+        self._missing = (0, 0)
         self.shard = Shard(number, rules)
         self.position = LogPosition(log)
 
@@ -182,15 +190,26 @@ class LogReader:
         entry = decode_entry(self._log, stored.seq, stored.data)
         link = self.position.advance(stored.seq, entry)
         if self._missed(link):
-            self.gaps += 1
-            self.shard = Shard(self._number, self._rules)
-            self.position = LogPosition(self._log)
+            self._start_over(stored.seq)
             return False
         if link is Link.OURS:
             assert entry is not None, "a foreign entry is not ours"
             for event in entry.events:
                 self.shard.apply(event, entry.now, entry.owner)
         return True
+
+    def _start_over(self, found: int) -> None:
+        self.gaps += 1
+        wanted = self.position.at + 1
+        times = self._missing[1] + 1 if self._missing[0] == wanted else 1
+        self._missing = (wanted, times)
+        if times > GAPS_MAX:
+            raise Undecodable(
+                f"{self._log}: entry {wanted} is missing, the next one is {found}; was something "
+                "deleted from the log?  Restore it from a replica or backup"
+            )
+        self.shard = Shard(self._number, self._rules)
+        self.position = LogPosition(self._log)
 
     def _missed(self, link: Link) -> bool:
         return link is Link.GAP

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,7 +40,7 @@ log = structlog.get_logger()
 Receive = Callable[[Message], None]
 
 #: A connection without a sign of life is given up after three of these.
-PING_INTERVAL_S = 2.5
+PING_INTERVAL_S = 3
 #: Batched direct reads, which logs are read with, exist from this version on.
 VERSION_MIN = (2, 11)
 
@@ -48,7 +50,7 @@ class ConnectionLost(Exception):
 
 
 class NatsClient(Client):
-    """A connected client; made by `dial`."""
+    """A connected client; made by `Target.dial`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +163,7 @@ class NatsClient(Client):
         try:
             parsed = await self._process_headers(headers) if headers else None
             receive(Message(subject.decode(), data, reply.decode(), parsed))
-        except Exception:  # noqa: BLE001 - whatever is raised here would end the read loop
+        except Exception:
             log.exception("message_dropped", subject=repr(subject))
 
     async def _process_pong(self) -> None:
@@ -179,38 +181,53 @@ class NatsClient(Client):
         await self._flush_pending()
 
 
-async def dial(urls: list[str], *, name: str, sender: str, timeout_s: float) -> NatsClient:
-    """Connect to one of `urls` (all of one scheme), each tried at most twice.
+@dataclass(slots=True, kw_only=True)
+class Target:
+    """Whom to connect to (one of `urls`, all of one scheme, credentials inside), as whom."""
 
-    Raises `BusUnavailable` if none can be reached or lets us in, or is of use;
-    `BadInput` for an address that is none.
-    """
-    client = NatsClient()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await client.connect(
-                urls,
-                name=name or sender,
-                inbox_prefix=f"_INBOX.{sender}",
-                error_cb=client.note_problem,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=timeout_s,
-                ping_interval=PING_INTERVAL_S,
-                max_outstanding_pings=2,
-                # Never wait for a flush (see the top), and buffer nothing while closed.
-                pending_size=0,
-            )
-        client._watch_tasks()
-        _check_version(client)
-    except (TimeoutError, OSError, nats.errors.Error) as error:
-        await client.abandon()
-        raise _dial_error(urls, client.problem or error) from error
-    except BaseException:
-        await client.abandon()
-        raise
-    return client
+    urls: list[str]
+    sender: str
+    #: Shown in NATS's monitoring; default: the sender.
+    name: str = ""
+    dial_timeout_s: float = 5.0
+
+    async def dial(self) -> NatsClient:
+        """Connect to one of the servers, each tried at most twice.
+
+        Raises `BusUnavailable` if none can be reached, lets us in and is of use; `BadInput`
+        for an address that is none.
+        """
+        client = NatsClient()
+        try:
+            async with asyncio.timeout(self.dial_timeout_s):
+                await self._connect(client)
+            client._watch_tasks()
+            _check_version(client)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            await client.abandon()
+            raise _dial_error(self.urls, client.problem or error) from error
+        except BaseException:
+            await client.abandon()
+            raise
+        return client
+
+    async def _connect(self, client: NatsClient) -> None:
+        await client.connect(
+            self.urls,
+            name=self.name or self.sender,
+            inbox_prefix=f"_INBOX.{self.sender}",
+            error_cb=client.note_problem,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            # Of several servers one that swallows everything must not use up the time.
+            connect_timeout=min(ceil(self.dial_timeout_s), 2),
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=2,
+            # No limits, so that nothing is ever waited for (see the top).
+            pending_size=0,
+            flusher_queue_size=0,
+        )
 
 
 def _dial_error(urls: list[str], error: Exception) -> BusUnavailable | BadInput:

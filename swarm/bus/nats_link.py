@@ -12,28 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from random import SystemRandom
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import nats.errors
 import structlog
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from swarm.bus.base import Handler, Message, Subscription, check_size, headers_size
-from swarm.bus.memory_routes import check_pattern, check_subject
-from swarm.bus.nats_client import ConnectionLost, NatsClient, dial, with_credentials
-from swarm.errors import (
-    BusError,
-    BusTimeout,
-    BusUnavailable,
-    NoResponders,
-    PayloadTooLarge,
-    SwarmError,
-)
+from swarm.bus.base import Handler, Message, Subscription, check_size
+from swarm.bus.memory_routes import check_pattern
+from swarm.bus.nats_answers import Answers, check_responders, fail, settle
+from swarm.bus.nats_buffer import BUFFER_MAX, Buffer, check_line
+from swarm.bus.nats_client import ConnectionLost, NatsClient, Target, with_credentials
+from swarm.errors import BusTimeout, BusUnavailable, PayloadTooLarge, SwarmError
 
 log = structlog.get_logger()
 
@@ -41,8 +35,6 @@ T = TypeVar("T")
 
 #: Calls without a time-out of their own: subscribing, flushing, and what logs need.
 CALL_TIMEOUT_S: Final = 5.0
-#: What is kept unsent, connected or not, before `publish` waits or refuses.
-BUFFER_MAX: Final = 2 * 1024 * 1024
 #: How long `publish` waits for room while connected.
 ROOM_TIMEOUT_S: Final = 10.0
 #: How long `close` tries to get rid of what is still unsent.
@@ -50,28 +42,6 @@ CLOSE_TIMEOUT_S: Final = 2.0
 #: Pauses between attempts to connect, doubling; each is drawn from half of it to all of it.
 PAUSE_MIN_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
-#: Subject and reply share a line of 4096 bytes, and a longer one ends the connection.
-LINE_MAX: Final = 4000
-
-
-@dataclass(slots=True, kw_only=True)
-class Target:
-    """Whom to connect to (`urls`, credentials inside), and as whom."""
-
-    urls: list[str]
-    sender: str
-    name: str = ""
-    dial_timeout_s: float = 5.0
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Somebody who waits for an answer."""
-
-    receive: Handler
-    done: asyncio.Future[object]
-    #: Whether to fail at once when the connection is lost, rather than hope for the answer.
-    fragile: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -97,44 +67,21 @@ class _Listener:
             await self.client.silence(self.registered)
 
 
-@dataclass(slots=True)
-class _Buffer:
-    """What is published while there is no connection."""
-
-    messages: deque[tuple[str, bytes, str, Mapping[str, str] | None]] = field(
-        default_factory=deque
-    )
-    size: int = 0
-
-
-def settle(answer: asyncio.Future[T], value: T) -> None:
-    """Give `answer` its value, unless it is done already."""
-    if not answer.done():
-        answer.set_result(value)
-
-
-def fail(answer: asyncio.Future[T], error: BusError) -> None:
-    """Make `answer` raise `error`, unless it is done already."""
-    if not answer.done():
-        answer.set_exception(error)
-
-
 class NatsLink:
     """See `swarm.bus.base.Bus` for what its methods promise.
 
     Beyond the contract: a subject or pattern that NATS would not take raises ValueError.
     """
 
-    def __init__(self, target: Target, client: NatsClient) -> None:
-        """`client` is connected already; `open` has to be called next."""
+    def __init__(self, target: Target, max_payload: int) -> None:
+        """`open` has to be called next, with a connected client."""
         self._target = target
         self._loop = asyncio.get_running_loop()
         self._rng = SystemRandom()
         self._number = f"{self._rng.getrandbits(64):016x}"
         self._inboxes = itertools.count(1)
-        self._tokens = itertools.count(1)
-        self._answers = f"_INBOX.{target.sender}.{self._number}."
-        self._max_payload = client.max_payload
+        self._answers = Answers(f"_INBOX.{target.sender}.{self._number}.")
+        self._max_payload = max_payload
         self._reconnects = 0
         self._closing = False
         #: The connected client, with everything subscribed on it.
@@ -142,20 +89,20 @@ class NatsLink:
         #: Done while there is such a client.
         self._up: asyncio.Future[None] = self._loop.create_future()
         self._listeners: dict[_Listener, None] = {}
-        self._waiting: dict[str, _Waiting] = {}
-        self._buffer = _Buffer()
-        self._first = client
+        self._buffer = Buffer()
         self._supervisor: asyncio.Task[None] | None = None
+        #: Lost clients that are being closed.
+        self._cleaning: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Start; raises `BusUnavailable` if the first client is of no use."""
-        self._listeners[_Listener(self, self._answers + "*", "", self._on_answer)] = None
+    async def open(self, client: NatsClient) -> None:
+        """Start on `client`; raises `BusUnavailable` if it is lost at once."""
+        answers = _Listener(self, self._answers.pattern, "", self._answers.receive)
+        self._listeners[answers] = None
         try:
-            await self._restore(self._first)
+            await self._restore(client)
         except (ConnectionLost, TimeoutError, nats.errors.Error) as error:
-            await self._first.abandon()
             raise BusUnavailable(f"the connection to NATS was lost at once: {error}") from error
-        self._supervisor = self._loop.create_task(self._supervise(self._first))
+        self._supervisor = self._loop.create_task(self._supervise(client))
 
     @property
     def sender(self) -> str:
@@ -194,12 +141,12 @@ class NatsLink:
             raise BusUnavailable(f"the connection of {self.sender} is closed")
         check_size(self._max_payload, subject, data, headers)
         if len(subject) + len(reply) > 1000:
-            _check_line(subject, reply)
+            check_line(subject, reply)
         client = self._client
         if client is not None and client.pending_data_size > BUFFER_MAX:
             client = await self._make_room(client)
         if client is None:
-            self._keep(subject, data, reply, headers)
+            self._buffer.add(subject, data, reply, headers)
             return
         try:
             await client.publish(subject, data, reply, dict(headers) if headers else None)
@@ -209,35 +156,20 @@ class NatsLink:
             raise ValueError(f"cannot publish to {subject!r} (reply {reply!r}): {error}") from error
         except nats.errors.Error:
             # The connection has just been lost, and that is not noted in `_client` yet.
-            self._keep(subject, data, reply, headers)
+            self._buffer.add(subject, data, reply, headers)
 
     async def _make_room(self, client: NatsClient) -> NatsClient | None:
         """Wait until `client` has sent what it holds; returns the client to use then."""
         try:
             await client.room(ROOM_TIMEOUT_S)
         except ConnectionLost:
-            return None
+            return self._client
         except TimeoutError:
             raise BusUnavailable(
                 f"{BUFFER_MAX} bytes wait to be sent and the server has taken nothing for "
                 f"{ROOM_TIMEOUT_S:.0f} s; try again later"
             ) from None
         return client
-
-    def _keep(
-        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
-    ) -> None:
-        """Buffer until there is a connection; `BusUnavailable` when there is no room."""
-        check_subject(subject)
-        size = len(subject) + len(reply) + len(data) + headers_size(headers)
-        if self._buffer.size + size > BUFFER_MAX:
-            raise BusUnavailable(
-                f"{self.sender} is not connected and its buffer of {BUFFER_MAX} bytes is full; "
-                "try again once it is connected"
-            )
-        self._buffer.size += size
-        # A copy: the caller may go on to change its own.
-        self._buffer.messages.append((subject, data, reply, dict(headers) if headers else None))
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """See `Bus.subscribe`; raises `BusUnavailable` when the server cannot be reached."""
@@ -303,25 +235,19 @@ class NatsLink:
         meanwhile; `BusUnavailable` when closed.
         """
         self._check_open()
-        token = f"{next(self._tokens):x}"
-        self._waiting[token] = _Waiting(receive, done, fragile)  # type: ignore[arg-type]
+        inbox = self._answers.expect(receive, done, fragile)
         late = BusTimeout(f"{subject}: no answer within {timeout_s:g} s")
         timer = self._loop.call_later(timeout_s, fail, done, late)
         try:
             if self._client is None:
-                await asyncio.wait({self._up, done}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {self._up, done}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
-                await self.publish(subject, data, self._answers + token, headers)
+                await self.publish(subject, data, inbox, headers)
             return await done
         finally:
             timer.cancel()
-            self._waiting.pop(token, None)
-            done.cancel()
-
-    def _on_answer(self, message: Message) -> None:
-        waiting = self._waiting.get(message.subject[len(self._answers) :])
-        if waiting is not None:
-            waiting.receive(message)
+            self._answers.forget(inbox)
 
     def inbox(self) -> str:
         """See `Bus.inbox`."""
@@ -352,13 +278,13 @@ class NatsLink:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait({self._supervisor})
-        closed = f"the connection of {self.sender} was closed meanwhile"
-        for waiting in list(self._waiting.values()):
-            fail(waiting.done, BusUnavailable(closed))
+        self._answers.fail_all(f"the connection of {self.sender} was closed meanwhile")
         settle(self._up, None)  # whoever waits for a connection finds the link closed
         self._listeners.clear()
         if client is not None:
             await client.abandon()
+        if self._cleaning:
+            await asyncio.wait(self._cleaning, timeout=CLOSE_TIMEOUT_S)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -385,11 +311,17 @@ class NatsLink:
                 sender=self.sender,
                 reason=str(client.problem or client.last_error or "closed by the server"),
             )
+            # Beside: whatever holds up the old one must not hold up the new one.
             cleaning = self._loop.create_task(client.abandon())
+            self._cleaning.add(cleaning)
+            cleaning.add_done_callback(self._cleaning.discard)
             client = await self._reconnect()
-            await asyncio.wait({cleaning}, timeout=CLOSE_TIMEOUT_S)
             self._reconnects += 1
             log.info("bus_reconnected", sender=self.sender, reconnects=self._reconnects)
+            self._reconnected()
+
+    def _reconnected(self) -> None:
+        """Called when the connection has been made again."""
 
     def _disconnected(self, client: NatsClient) -> None:
         """`client` is lost: buffer from now on, and fail who cannot be answered any more."""
@@ -397,9 +329,7 @@ class NatsLink:
             return
         self._client = None
         self._up = self._loop.create_future()
-        for waiting in list(self._waiting.values()):
-            if waiting.fragile:
-                fail(waiting.done, BusTimeout("the connection was lost before the answer came"))
+        self._answers.fail_fragile()
 
     async def _reconnect(self) -> NatsClient:
         pause_s = PAUSE_MIN_S
@@ -407,23 +337,21 @@ class NatsLink:
             # Thousands of clients must not come back in step with one another.
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
-            client = None
             try:
-                client = await dial(
-                    self._target.urls,
-                    name=self._target.name,
-                    sender=self.sender,
-                    timeout_s=self._target.dial_timeout_s,
-                )
-                await self._restore(client)
+                return await self._dial_and_restore()
             except (SwarmError, ConnectionLost, TimeoutError, nats.errors.Error) as error:
                 log.debug("bus_not_reconnected", sender=self.sender, error=str(error))
-            except Exception:  # noqa: BLE001 - the link must come back, whatever happens
+            except Exception:
                 log.exception("bus_not_reconnected", sender=self.sender)
-            else:
-                return client
-            if client is not None:
-                await client.abandon()
+
+    async def _dial_and_restore(self) -> NatsClient:
+        client = await self._target.dial()
+        try:
+            await self._restore(client)
+        except BaseException:
+            await client.abandon()
+            raise
+        return client
 
     async def _restore(self, client: NatsClient) -> None:
         """Subscribe to everything, send what was kept, and let everybody use `client`."""
@@ -432,12 +360,11 @@ class NatsLink:
         self._max_payload = client.max_payload
         while True:
             await self._attach_all(client)
-            if not self._buffer.messages:
+            unsent = self._buffer.take()
+            if unsent is None:
                 break
-            subject, data, reply, headers = self._buffer.messages.popleft()
-            await client.publish(subject, data, reply, headers)
+            await client.publish(*unsent)
         # From here to the end nothing is awaited, so nothing can be added unseen.
-        self._buffer.size = 0
         self._learn_urls(client)
         self._client = client
         settle(self._up, None)
@@ -455,18 +382,3 @@ class NatsLink:
             url = with_credentials(uri.netloc, known[0])
             if url not in known:
                 known.append(url)
-
-
-def check_responders(message: Message, subject: str) -> None:
-    """Raise `NoResponders` if `message` says that nobody listens on `subject`."""
-    if not message.data and message.headers and message.headers.get("Status") == "503":
-        raise NoResponders(f"nobody listens on {subject}")
-
-
-def _check_line(subject: str, reply: str) -> None:
-    size = len(subject.encode()) + len(reply.encode())
-    if size > LINE_MAX:
-        raise PayloadTooLarge(
-            f"subject and reply subject have {size} bytes, the limit is {LINE_MAX}; "
-            f"the subject begins with {subject[:60]!r}"
-        )

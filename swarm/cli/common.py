@@ -19,6 +19,8 @@ from swarm.messages import NULL, TOKEN_PATTERN
 from swarm.runfile import find_run
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from swarm.client import Swarm
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|)$")
@@ -168,6 +170,14 @@ def read_json(text: str, what: str) -> msgspec.Raw:
             f"{what} is no JSON: {error}; a text needs quotes of its own, like '\"text\"'"
         ) from error
     return msgspec.Raw(data.strip()) if data.strip() else NULL
+
+
+def console() -> Console:
+    """For tables; wide where there is no terminal whose width would matter."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, markup=False, highlight=False)
 
 
 def print_json(value: object) -> None:

@@ -66,11 +66,12 @@ def run(args: argparse.Namespace) -> int:
     port = None if args.http_port is None else str(args.http_port)
     read, path = settings.read_settings(args, HTTP_PORT=port)
     # Imported only once the arguments are known to be good.
-    from swarm import node
     from swarm.logs import configure_logs
-    from swarm.process import run as run_loop
 
     configure_logs(node=args.id)
+    from swarm import node
+    from swarm.process import run as run_loop
+
     plan = node.NodePlan(
         node_id=args.id,
         roles=tuple(role for text in args.role for role in text.split(",")),

@@ -95,9 +95,7 @@ def _problems_of_shards(answers: Mapping[int, ShardStats | SwarmError]) -> list[
 
 
 def _print(described: Description, shards: list[ShardStats], counts: dict[str, int]) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False)
+    console = common.console()
     map_ = described.map
     console.print(
         f"swarm {described.prefix!r}: {map_.shard_count} shards by {map_.shard_key} "
@@ -133,7 +131,8 @@ def _shards(shards: list[ShardStats]) -> Any:
     from rich.table import Table
 
     states = list(dict.fromkeys(state for shard in shards for state in shard.counts))
-    table = Table("SHARD", "OWNER", box=None, pad_edge=False, header_style="bold")
+    table = Table("SHARD", box=None, pad_edge=False, header_style="bold")
+    table.add_column("OWNER", no_wrap=True)
     for column in ("EPOCH", "ENTRIES", "SUBMITTED", *(state.upper() for state in states)):
         table.add_column(column, justify="right")
     for shard in sorted(shards, key=lambda shard: shard.shard):

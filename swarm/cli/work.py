@@ -123,7 +123,6 @@ async def _list(args: argparse.Namespace) -> int:
 
 
 def _print_items(items: list[WorkItem]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -142,7 +141,7 @@ def _print_items(items: list[WorkItem]) -> None:
             _age(now - item.submitted_at),
             item.description.replace("\n", " "),
         )
-    Console(soft_wrap=False, markup=False, highlight=False).print(table)
+    common.console().print(table)
 
 
 def _print_item(item: WorkItem) -> None:

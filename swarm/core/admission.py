@@ -5,20 +5,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw, Struct
 
-from swarm.core.decide import too_large
+from swarm.core.checks import read_item, too_large
 from swarm.core.sharding import shard_of
 from swarm.errors import Refusal
-from swarm.messages import (
-    PRIORITIES,
-    ErrorBody,
-    NewItem,
-    ShardMap,
-    ShardSubmit,
-    Submit,
-    SubmitResult,
-)
+from swarm.messages import ErrorBody, NewItem, ShardMap, ShardSubmit, Submit, SubmitResult
 
-_item_decoder = msgspec.json.Decoder(NewItem)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,31 +48,8 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
 
 def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
     """The item and its canonical encoding; refuses what is wrong with it."""
-    try:
-        item = _item_decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise Refusal("bad_request", explain(str(error))) from error
-    except msgspec.DecodeError as error:
-        raise Refusal("bad_request", f"not valid JSON: {error}") from error
-    if item.dependencies:
-        raise Refusal(
-            "unsupported",
-            "dependencies are not acted on by this version, so an item with dependencies is "
-            "refused rather than run too early; submit it once the others have completed",
-        )
+    item = read_item(raw)
     canonical = _encode(item)
     if len(canonical) > item_bytes_max:
         raise too_large(f"the item has {len(canonical)} bytes", item_bytes_max)
     return item, canonical
-
-
-def explain(error: str) -> str:
-    """A validation error of an item, with what is allowed instead."""
-    if "$.priority" in error:
-        return f"{error}; a priority is one of {', '.join(PRIORITIES)}"
-    if "$.work_type" in error:
-        return (
-            f"{error}; a work_type has 1 to 64 letters, digits, '_' or '-', and begins with a "
-            "letter or digit (no dots, blanks or wildcards: it is part of a subject)"
-        )
-    return error

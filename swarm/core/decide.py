@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, assert_never
 import msgspec
 from msgspec import Raw
 
+from swarm.core.checks import check_json, read_item, stored_bytes, too_large
 from swarm.core.ids import is_uuid7, uuid7_ms
 from swarm.core.read import find
 from swarm.core.shard import Accepted, Shard, Taken
@@ -75,11 +76,10 @@ class Batch:
 
 def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     """Accept a batch's part for this shard."""
+    _check_indexes(command)
     done = _repeated(shard, command.command_id, command.retry, Accepted, out.now)
     if done is not None:
         return _submit_reply(shard, command, done)
-    if len(command.indexes) != len(command.items):
-        raise Refusal("bad_request", "indexes and items must have the same length")
     fresh: list[Raw] = []
     indexes: list[int] = []
     known: list[tuple[int, int]] = []
@@ -106,13 +106,18 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     return _submit_reply(shard, command, accepted)
 
 
+def _check_indexes(command: ShardSubmit) -> None:
+    indexes = command.indexes
+    if len(indexes) != len(command.items):
+        raise Refusal("bad_request", "indexes and items must have the same length")
+    if len(set(indexes)) != len(indexes) or (indexes and min(indexes) < 0):
+        raise Refusal("bad_request", "indexes must be different positions, from 0 on")
+
+
 def _admitted(shard: Shard, raw: Raw) -> NewItem:
     """The item, checked: what cannot be folded again must never enter the log."""
-    try:
-        spec = _item_decoder.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise Refusal("bad_request", f"not a work item: {error}") from error
-    size = len(memoryview(raw))
+    spec = read_item(raw)
+    size = stored_bytes(raw)
     if size > shard.rules.item_bytes_max:
         raise too_large(f"the item has {size} bytes", shard.rules.item_bytes_max)
     return spec
@@ -122,7 +127,7 @@ def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> Sub
     spec_at = dict(zip(command.indexes, command.items, strict=True))
     results = []
     for index, number in accepted.numbers:
-        conflict = _conflict(shard.items[number], spec_at.get(index))
+        conflict = _conflict(shard, shard.items[number], spec_at.get(index))
         if conflict is None:
             results.append(SubmitResult(index, item_id(shard.number, number)))
         else:
@@ -130,19 +135,30 @@ def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> Sub
     return SubmitReply(results, command.command_id)
 
 
-def _conflict(item: Item, raw: Raw | None) -> ErrorBody | None:
-    """The error if `raw` uses the key of `item` for something else."""
+def _conflict(shard: Shard, item: Item, raw: Raw | None) -> ErrorBody | None:
+    """The error if `raw` comes under the key, or the command id, of `item` but differs."""
     if raw is None or raw == item.spec:
         return None
-    mine, theirs = _item_decoder.decode(item.spec), _item_decoder.decode(raw)
-    mine.trace = theirs.trace
-    if _encode(mine) == _encode(theirs):
+    theirs = read_item(raw)
+    if _content(_item_decoder.decode(item.spec)) == _content(theirs):
         return None
-    message = (
-        f"the idempotency key {theirs.idempotency_key!r} belongs to work item "
-        f"{item.number} of this shard, which has other content; use a new key"
-    )
+    what = "command id and index"
+    if theirs.idempotency_key:
+        what = f"idempotency key {theirs.idempotency_key!r}"
+    name = item_id(shard.number, item.number)
+    message = f"the {what} belongs to work item {name}, which has other content; use a new one"
     return ErrorBody("idempotency_conflict", message)
+
+
+def _content(spec: NewItem) -> tuple[bytes, bytes]:
+    """What makes two submissions the same: not their trace, and not how JSON is spelled."""
+    payload, spec.payload, spec.trace = spec.payload, NULL, ""
+    try:
+        value = msgspec.json.decode(payload)
+    except msgspec.MsgspecError:
+        # Numbers beyond what Python holds: as written, then.
+        return _encode(spec, order="sorted"), bytes(payload)
+    return _encode(spec, order="sorted"), _encode(value, order="sorted")
 
 
 # --- claim --------------------------------------------------------------------------
@@ -150,10 +166,14 @@ def _conflict(item: Item, raw: Raw | None) -> ErrorBody | None:
 
 def claim(shard: Shard, command: Claim, sender: str, out: Batch) -> Assignment:
     """Take the best ready item for an agent that asks once, by name."""
+    if not command.work_types:
+        raise Refusal("bad_request", "work_types is empty; name at least one")
     done = _repeated(shard, command.command_id, command.retry, Taken, out.now)
     if done is not None:
+        if done.kind != "claim":
+            raise Refusal("bad_request", "this command id was used for something else")
         hold = shard.items[done.number].hold
-        if done.kind == "claim" and hold and hold.fence == done.fence and hold.agent == sender:
+        if hold and hold.fence == done.fence and hold.agent == sender:
             return assignment(shard, shard.items[done.number], hold)
         raise Refusal("stale_token", "this claim was carried out before and is not held any more")
     number = shard.lanes.best(command.work_types)
@@ -205,7 +225,8 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
     if item.end is not None:
         # The same outcome by the same claim is a repetition, whatever id it carries.
         ended_by = {"complete": "completed", "fail": "dead"}.get(verb)
-        if item.end.hold.token == command.token and item.end.status == ended_by:
+        claim_ended = (item.end.hold.agent, item.end.hold.token)
+        if claim_ended == (sender, command.token) and item.end.status == ended_by:
             return _ack(command, item)
         raise Refusal(
             "already_finished", f"work item {command.work_item_id} is {item.end.status} already"
@@ -214,6 +235,7 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
     match command:
         case Complete():
             _check_growth(shard, item, command.result, hold.note)
+            check_json(command.result, "the result")
             out.add(Completed(item.number, hold.fence, command.command_id, command.result))
         case Fail():
             _check_growth(shard, item, command.error, hold.note)
@@ -300,24 +322,11 @@ def _check_growth(shard: Shard, item: Item, added: Raw | str, note: str) -> None
     """Refuse what would make the item larger than an item may be."""
     if added is NULL and not note:
         return
-    size = len(memoryview(item.spec)) + _bytes(added) + _bytes(note)
+    size = stored_bytes(item.spec) + stored_bytes(added) + stored_bytes(note)
     if size > shard.rules.item_bytes_max:
         raise too_large(
             f"with this, the work item would have {size} bytes", shard.rules.item_bytes_max
         )
-
-
-def _bytes(value: Raw | str) -> int:
-    return len(value.encode()) if isinstance(value, str) else len(memoryview(value))
-
-
-def too_large(what: str, limit: int) -> Refusal:
-    """The refusal of something over the item limit."""
-    return Refusal(
-        "too_large",
-        f"{what}; at most {limit} are allowed: store the data elsewhere and pass a reference, "
-        "or raise max_payload on the NATS server (an item may use a quarter of it)",
-    )
 
 
 # --- repetitions ---------------------------------------------------------------------------

@@ -7,7 +7,9 @@ and tells three cases apart, alike for every reader:
 - the next link: fold it;
 - *foreign*: no entry of ours, or one that its fence should have stopped; skipped and
   counted, it changes nothing;
-- a *gap*: the entry continues a chain of which something was missed; start over.
+- a *gap*: something was missed; start over.  Sequences have no holes (nothing is ever
+  deleted from a log), so a hole in what was read is a gap even when the next entry is
+  foreign: skipping on from it could pass over an entry of ours.
 
 An entry that claims to be ours and cannot be decoded closes the shard: skipping it
 would lose what it says.
@@ -84,6 +86,8 @@ class LogPosition(Struct):
         """Take the entry at `seq` (None: not ours) and say what it is."""
         if seq <= self.at:
             return Link.OLD
+        if seq != self.at + 1:
+            return Link.GAP
         if entry is None:
             return self._skip(seq)
         known = not self.incarnation or entry.incarnation == self.incarnation

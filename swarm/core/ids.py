@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_UUID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def uuid7(unix_ms: int, random_bits: int) -> str:
@@ -18,7 +18,7 @@ def uuid7(unix_ms: int, random_bits: int) -> str:
 
 def is_uuid7(text: str) -> bool:
     """Whether `text` is a UUIDv7 in its usual lower-case form."""
-    return _UUID.match(text) is not None
+    return _UUID.fullmatch(text) is not None
 
 
 def uuid7_ms(text: str) -> int:

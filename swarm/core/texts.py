@@ -19,7 +19,7 @@ def cut_text(text: str, bytes_max: int) -> str:
     if len(encoded) <= bytes_max:
         return encoded.decode()
     room = bytes_max - len(_DOTS.encode())
-    if room <= 0:
+    if room < 0:
         return ""
     cut = encoded[:room].decode(errors="ignore") + _DOTS
     assert text_bytes(cut) <= bytes_max, "cutting makes texts shorter"

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -28,7 +29,7 @@ from swarm.testing.records import ExecutionLog
 #: Names the directory where the agents record what they ran.
 RECORDS_ENV = "SWARM_DEMO_RECORDS"
 
-Look = Callable[[str, ast.Module, int], Audit]
+Look = Callable[[str, ast.Module], Audit]
 
 #: By work type.
 AUDITS: dict[str, Look] = {
@@ -56,7 +57,7 @@ class Task(Protocol):
 
     @property
     def payload(self) -> Any:
-        """``{"file": path for people, "path": where it is}``."""
+        """``{"file": path for people, "uri": where it is}``."""
         ...
 
 
@@ -78,9 +79,7 @@ def complexity(task: Task) -> Any:
 def audit(file: str, path: Path, look: Look) -> Audit:
     """Audit one file; `file` is how it is called in the result."""
     try:
-        text = read_source(path.read_bytes())
-        tree = parse(text, file)
-        return look(file, tree, text.count("\n") + 1)
+        return look(file, parse(read_source(path.read_bytes()), file))
     except OSError as error:
         return Audit(file, unreadable=f"cannot be read: {error.strerror}")
     except (SyntaxError, ValueError, LookupError) as error:
@@ -106,7 +105,12 @@ def parse(text: str, file: str) -> ast.Module:
 def _handle(task: Task, look: Look) -> Any:
     with _records().execution(task.work_item_id, task.token):
         payload = task.payload
-        return msgspec.to_builtins(audit(payload["file"], Path(payload["path"]), look))
+        return msgspec.to_builtins(audit(payload["file"], path_of(payload["uri"]), look))
+
+
+def path_of(uri: str) -> Path:
+    """The file of a ``file://`` URI: not every file name is text, so paths travel like this."""
+    return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
 
 
 @cache

@@ -43,7 +43,7 @@ class Audit(Struct, omit_defaults=True):
 # --- suspicious ---------------------------------------------------------------------
 
 
-def suspicious(file: str, tree: ast.Module, lines: int) -> Audit:
+def suspicious(file: str, tree: ast.Module) -> Audit:
     """Constructs that are legal and seldom meant."""
     kinds: dict[str, int] = {}
     found: list[Finding] = []
@@ -53,6 +53,7 @@ def suspicious(file: str, tree: ast.Module, lines: int) -> Audit:
                 kinds[kind] = kinds.get(kind, 0) + 1
                 found.append(Finding(line, kind))
     found.sort(key=lambda finding: finding.line)
+    lines = (tree.body[-1].end_lineno or 0) if tree.body else 0
     return Audit(file, lines, len(found), found[:LISTED_MAX], kinds)
 
 
@@ -165,7 +166,7 @@ _CHECKS: Mapping[type[ast.AST], tuple[Callable[[Any], _Found], ...]] = {
 # --- undocumented --------------------------------------------------------------------
 
 
-def undocumented(file: str, tree: ast.Module, lines: int) -> Audit:
+def undocumented(file: str, tree: ast.Module) -> Audit:
     """Public classes, functions and methods without a docstring."""
     public = 0
     found: list[Finding] = []
@@ -210,7 +211,7 @@ _BRANCHES = (
 _NESTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def complexity(file: str, tree: ast.Module, lines: int) -> Audit:
+def complexity(file: str, tree: ast.Module) -> Audit:
     """Functions with many paths through them, worst first."""
     functions = 0
     found: list[Finding] = []

@@ -14,7 +14,8 @@ PRIORITIES: tuple[Priority, ...] = ("critical", "high", "medium", "low")
 Status = Literal["queued", "claimed", "completed", "dead"]
 
 #: One subject token: no dots, blanks or wildcards.  A leading ``_`` is reserved.
-TOKEN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+#: (In Python ``$`` alone lets a line feed follow, which would end a protocol line.)
+TOKEN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)"
 WorkType = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 Label = Annotated[str, Meta(max_length=256)]
 #: Seconds; 0 = the swarm's default.

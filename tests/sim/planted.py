@@ -145,6 +145,7 @@ def gap_ignored_by_a_reader(patch: Patch) -> None:
         position = self.position
         if entry is not None and entry.previous > position.last:
             opens = bool(entry.events) and isinstance(entry.events[0], Opened)
+            position.at = stored.seq - 1
             position.last, position.owner = entry.previous, entry.owner
             position.epoch = entry.epoch - 1 if opens else entry.epoch
             position.batch = entry.batch - 1

@@ -78,6 +78,7 @@ class SimSwarm:
                 self._clients_done = True
                 await follower
         except TimeoutError:
+            self.checker.raise_violation()
             waiting = [task.get_name() for task in [*clients, follower] if not task.done()]
             left = ", ".join(self.checker.unfinished()) or "none"
             raise Violation(f"[liveness] unfinished: {left}; waiting: {waiting}") from None

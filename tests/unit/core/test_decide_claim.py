@@ -6,6 +6,7 @@ import pytest
 
 from swarm.core import decide
 from swarm.core.shard import ShardRules
+from swarm.messages import Claim
 from tests.builders import Desk, command_id, new_item, refusal_of, state_of
 
 
@@ -48,7 +49,7 @@ def test_an_item_is_never_handed_to_two() -> None:
 def test_a_claim_for_no_type_at_all_is_a_mistake() -> None:
     desk = Desk()
     desk.submit(new_item())
-    command = decide.Claim(desk.new_id(), [])
+    command = Claim(desk.new_id(), [])
     refusal = refusal_of(
         lambda: desk.decide(lambda out: decide.claim(desk.shard, command, "a1", out))
     )
@@ -117,7 +118,7 @@ def test_an_id_used_for_another_command_is_refused(used_for: str) -> None:
 def test_a_claim_needs_a_uuid7_of_now(id_: str, named: str) -> None:
     desk = Desk()
     desk.submit(new_item())
-    command = decide.Claim(id_, ["feature"])
+    command = Claim(id_, ["feature"])
     refusal = refusal_of(
         lambda: desk.decide(lambda out: decide.claim(desk.shard, command, "a1", out))
     )

@@ -1,0 +1,132 @@
+"""What JetStream is asked for and answers, and what its errors mean to the swarm.
+
+Shapes as nats-server 2.15 sends them; fields that nothing here needs are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from swarm.errors import BadInput, BusError, BusUnavailable, LogMissing, PayloadTooLarge
+
+API: Final = "$JS.API"
+
+#: ``err_code`` of a reply, as nats-server numbers them.
+NO_STREAM: Final = 10059
+NO_MESSAGE: Final = 10037
+NAME_IN_USE: Final = 10058
+SUBJECTS_OVERLAP: Final = 10065
+WRONG_LAST_SEQUENCE: Final = 10071
+#: An append with the same expectation is under way (a cluster of servers only).
+WRONG_LAST_SEQUENCE_UNDER_WAY: Final = 10164
+OTHER_STREAM: Final = 10060
+MESSAGE_TOO_LARGE: Final = 10054
+NOT_ENABLED: Final = frozenset({10039, 10076})
+NO_RESOURCES: Final = frozenset({10002, 10023, 10028, 10047})
+
+
+class ApiError(msgspec.Struct):
+    """Why JetStream refused."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.description} ({self.err_code})"
+
+
+class Stored(msgspec.Struct):
+    """The answer to a message for a stream."""
+
+    seq: int = 0
+    error: ApiError | None = None
+
+
+class StoredMessage(msgspec.Struct):
+    """A message of a stream; `data` and `hdrs` come as base64."""
+
+    seq: int
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class Reply(msgspec.Struct):
+    """The answer to any request to the API; `ts` is the server's clock, RFC 3339."""
+
+    error: ApiError | None = None
+    ts: str = ""
+    message: StoredMessage | None = None
+
+
+def stream_of(log: str) -> str:
+    """The stream of a log, which is named by its subject: a stream's name has no dots."""
+    return log.replace(".", "_")
+
+
+def log_config(log: str, replicas: int) -> dict[str, object]:
+    """A log's stream: everything is kept until it is purged, nothing is deduplicated."""
+    return _stream_config(stream_of(log), log, replicas)
+
+
+def bucket_of(prefix: str) -> str:
+    """The key-value bucket of the swarm with this prefix."""
+    return f"{prefix}-state"
+
+
+def bucket_config(bucket: str, replicas: int) -> dict[str, object]:
+    """A bucket's stream, as NATS's key-value clients expect it to be."""
+    config = _stream_config(f"KV_{bucket}", f"$KV.{bucket}.>", replicas)
+    return config | {"max_msgs_per_subject": 1, "allow_rollup_hdrs": True, "deny_delete": True}
+
+
+def _stream_config(name: str, subject: str, replicas: int) -> dict[str, object]:
+    return {
+        "name": name,
+        "subjects": [subject],
+        "retention": "limits",
+        "storage": "file",
+        # When the disk is full appends must fail, not drop what was appended first.
+        "discard": "new",
+        "max_age": 0,
+        "max_bytes": -1,
+        "max_msgs": -1,
+        "max_msg_size": -1,
+        "max_consumers": -1,
+        "num_replicas": replicas,
+        "allow_direct": True,
+    }
+
+
+def api_error(what: str, error: ApiError) -> BusError | BadInput:
+    """The exception for a refusal of JetStream's API: nothing was done."""
+    match error.err_code:
+        case code if code == NO_STREAM:
+            return LogMissing(f"{what}: no such log")
+        case code if code == SUBJECTS_OVERLAP:
+            return BadInput(
+                f"{what}: another JetStream stream takes this subject already; "
+                "choose another prefix, or remove that stream"
+            )
+        case code if code == NAME_IN_USE:
+            return BadInput(
+                f"{what}: a stream of this name exists for another subject; "
+                "choose another prefix, or remove that stream"
+            )
+        case code if code in NOT_ENABLED:
+            return jetstream_missing(what)
+        case code if code in NO_RESOURCES:
+            return BusUnavailable(f"{what}: the NATS server has no room: {error}")
+        case code if code == MESSAGE_TOO_LARGE:
+            return PayloadTooLarge(f"{what}: {error}")
+    return BusUnavailable(f"{what}: JetStream refused: {error}")
+
+
+def jetstream_missing(what: str) -> BusUnavailable:
+    """The exception for when nobody answers the API."""
+    return BusUnavailable(
+        f"{what}: JetStream does not answer; it is starting, without a leader, or not "
+        "enabled (the server's configuration needs a `jetstream` block)"
+    )

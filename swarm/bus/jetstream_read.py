@@ -1,0 +1,69 @@
+"""A page of a log, as a batched direct read answers it.
+
+The server (of a cluster: any replica) sends the messages to one inbox and then an empty
+one with status 204; 404 when there is none.  Each message names the one sent before it, so
+that a message lost on the way ends the page instead of leaving a hole in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from swarm.bus.base import Entry, Message
+from swarm.errors import BusError, BusUnavailable, NoResponders
+
+#: The server ends a page early at this size; the first message always comes, however large.
+PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class Page:
+    """What has arrived of a page; `done` tells when it is at its end."""
+
+    __slots__ = ("_sent_seq", "done", "entries")
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+        self.entries: list[Entry] = []
+        #: What the server has sent last.
+        self._sent_seq = 0
+
+    @staticmethod
+    def request(from_seq: int, limit: int) -> bytes:
+        """The request's body."""
+        return msgspec.json.encode(
+            {"seq": max(from_seq, 1), "batch": limit, "max_bytes": PAGE_BYTES_MAX}
+        )
+
+    def receive(self, message: Message) -> None:
+        """Take one message of the answer."""
+        if self.done.done():
+            return
+        headers = message.headers or {}
+        # A stored message can have any headers, a status among them; the server's own come
+        # after these and win.
+        if "Nats-Sequence" not in headers:
+            self._end(headers)
+            return
+        if self.entries and int(headers["Nats-Last-Sequence"]) != self._sent_seq:
+            self.done.set_result(None)
+            return
+        self._sent_seq = int(headers["Nats-Sequence"])
+        time = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
+        self.entries.append(Entry(self._sent_seq, message.data, time))
+
+    def _end(self, headers: Mapping[str, str]) -> None:
+        status = headers.get("Status", "")
+        if status in {"204", "404"}:
+            self.done.set_result(None)
+            return
+        error: BusError = NoResponders("nobody answers direct reads of this log")
+        if status != "503":
+            error = BusUnavailable(
+                f"the server refused to read: {status} {headers.get('Description', '')}"
+            )
+        self.done.set_exception(error)
