@@ -28,7 +28,8 @@ class Failed(Exception):
     """A system did not do what was asked of it; its figures are worth nothing."""
 
 
-Role = Callable[[Job, asyncio.Event], Awaitable[None]]
+#: One process of a system; a cancelled one cleans up.
+Role = Callable[[Job], Awaitable[None]]
 
 
 def main(roles: Mapping[str, Role]) -> None:
@@ -40,7 +41,7 @@ def main(roles: Mapping[str, Role]) -> None:
         stop_with_stdin(stop.set)
 
         async def work() -> None:
-            await roles[name](job, stop)
+            await roles[name](job)
 
         if not await unless(stop, work()) and name == "load":
             raise Failed("stopped before the work was done")

@@ -10,7 +10,6 @@ that in Python on this machine cannot be expected to be faster.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 
 import msgspec
@@ -19,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench.child import Errors, Failed, Inbox, Meter, check, connect, main, say_measured, say_ready
-from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, Job, Measured
+from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, Job
 from swarm.bus.base import check_size
 
 #: Of a batch's requests, before the rest waits for the next entry.
@@ -185,7 +184,7 @@ class Shard:
         self._batch += 1
 
 
-async def shard(job: Job, stop: asyncio.Event) -> None:
+async def shard(job: Job) -> None:
     """The shard process."""
     errors = Errors()
     client = await connect(job, "limit loop", errors)
@@ -202,7 +201,7 @@ async def shard(job: Job, stop: asyncio.Event) -> None:
 # --- the load ------------------------------------------------------------------------
 
 
-async def load(job: Job, stop: asyncio.Event) -> None:
+async def load(job: Job) -> None:
     """Submit, then claim and complete everything; report what was measured."""
     errors = Errors()
     client = await connect(job, "limit loop load", errors)

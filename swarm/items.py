@@ -33,6 +33,9 @@ def to_json(what: str, value: object) -> Raw:
     """`value` as JSON; `Refusal` naming `what` if it cannot be."""
     if isinstance(value, Raw):
         return value
+    if value is None:
+        # The very default of the messages' fields, so that it is left out.
+        return NULL
     try:
         return Raw(_encode(value))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:

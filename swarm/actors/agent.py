@@ -251,18 +251,24 @@ class AgentActor:
 
     def _arm(self) -> None:
         """Wake up when there is something to do although nothing arrives."""
-        stages = (self._stop_at, self._abandon_at, self._give_up_at)
         when = min(
             self._clock() + LOOK_S,
             self._core.outbox.next_due,
             self._heartbeat_at if self._core.session else float("inf"),
-            *(at for at in stages if at is not None),
+            self._next_stage_at(),
         )
         if self._timer is not None:
             if self._timer.when() <= when:
                 return
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(when, self._wake)
+
+    def _next_stage_at(self) -> float:
+        """When the agent, if it is leaving, goes on without what it waits for."""
+        at = self._give_up_at
+        if self._core.running:
+            at = self._stop_at if self._abandon_at is None else self._abandon_at
+        return float("inf") if at is None else at
 
     def _wake(self) -> None:
         self._timer = None

@@ -111,13 +111,14 @@ class Coordinator(Actor):
         self._subscriptions: list[Subscription] = []
         self._beats: asyncio.Task[None] | None = None
         self._beat_number = 0
-        self._shown_ready: dict[str, int] = {}
         #: When our own latest beat came back to us: proof that we hear.
         self._heard_self_at = float("-inf")
         #: Takes no new sessions or shards.
         self.draining = False
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
+        #: The latest beat.
+        self._shown = self._make_beat()
 
     # --- life -----------------------------------------------------------------------
 
@@ -189,7 +190,7 @@ class Coordinator(Actor):
             if self._takers_wanted:
                 self._takers_wanted = False
                 await self._lending.seek(live)
-                await self._tell_news()
+            await self._tell_news()
 
     async def _take(self, message: Message) -> None:
         subject = message.subject[len(self._settings.prefix) + 1 :]
@@ -316,6 +317,9 @@ class Coordinator(Actor):
         beat: Beat = decode_body(_beat, message.data)
         if beat.coordinator == self.name and beat.instance == self._instance:
             self._heard_self_at = self._clock()
+        else:
+            # It may have the free slots that ready work here is waiting for.
+            self._takers_wanted = True
         self._members.heard(beat, self._clock())
 
     async def _beat_forever(self) -> None:
@@ -325,15 +329,17 @@ class Coordinator(Actor):
             await asyncio.sleep(self._settings.beat_s)
 
     async def _tell_news(self) -> None:
-        """Beat at once when work of a type is ready that the latest beat did not show."""
-        if any(work_type not in self._shown_ready for work_type in self._shards.ready()):
+        """Beat at once when others must know: a type is newly ready or served, a shard owned."""
+        shown = self._shown
+        newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
+        newly_served = shown.idle.keys() != self._pool.served.keys()
+        if newly_ready or newly_served or shown.owns != self.owned:
             await self._beat()
 
     async def _beat(self) -> None:
         self._beat_number += 1
-        beat = self._make_beat()
-        self._shown_ready = beat.ready
-        await self._send(self._subjects.beat(self.name), _encode(beat))
+        self._shown = self._make_beat()
+        await self._send(self._subjects.beat(self.name), _encode(self._shown))
 
     def _make_beat(self) -> Beat:
         return Beat(

@@ -109,5 +109,6 @@ class Ownership:
             self.closed.pop(shard, None)
             log.info("shard opened", shard=shard, coordinator=worker.owner, epoch=worker.epoch)
             worker.tick()
+            self._around.committed()
         finally:
             self._opening.pop(shard, None)

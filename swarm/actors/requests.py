@@ -75,3 +75,5 @@ def decode_body(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
         raise Refusal("bad_request", f"{error}") from error
     except msgspec.DecodeError as error:
         raise Refusal("bad_request", f"the message is no valid JSON: {error}") from error
+    except RecursionError as error:
+        raise Refusal("bad_request", "the message's arrays or objects nest too deep") from error

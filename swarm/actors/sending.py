@@ -36,7 +36,8 @@ class Sender:
         """Send; a failure is counted and logged."""
         try:
             await self._bus.publish(subject, data, reply, headers)
-        except BusError as error:
+        except (BusError, ValueError) as error:
+            # ValueError: no subject at all, made of what some message said.
             self.failed += 1
             log.warning("a message was not sent", subject=subject, error=str(error))
 

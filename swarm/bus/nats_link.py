@@ -272,8 +272,8 @@ class NatsLink:
         if client is not None:
             try:
                 await client.round_trip(CLOSE_TIMEOUT_S)
-            except (ConnectionLost, TimeoutError) as error:
-                log.debug("bus_closed_unflushed", sender=self.sender, error=str(error))
+            except (ConnectionLost, TimeoutError):
+                log.warning("bus_closed_unflushed", sender=self.sender)
         self._client = None
         if self._supervisor is not None:
             self._supervisor.cancel()
@@ -333,6 +333,7 @@ class NatsLink:
 
     async def _reconnect(self) -> NatsClient:
         pause_s = PAUSE_MIN_S
+        why = ""
         while True:
             # Thousands of clients must not come back in step with one another.
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
@@ -340,7 +341,10 @@ class NatsLink:
             try:
                 return await self._dial_and_restore()
             except (SwarmError, ConnectionLost, TimeoutError, nats.errors.Error) as error:
-                log.debug("bus_not_reconnected", sender=self.sender, error=str(error))
+                # Once per reason: this may go on for hours.
+                if str(error) != why:
+                    why = str(error)
+                    log.warning("bus_not_reconnected", sender=self.sender, error=why)
             except Exception:
                 log.exception("bus_not_reconnected", sender=self.sender)
 

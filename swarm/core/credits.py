@@ -57,13 +57,19 @@ class CreditPool:
 
     def __init__(self) -> None:
         self.sessions: dict[Key, Slots] = {}
+        #: Attached sessions by agent.
+        self._of_agent: dict[str, dict[str, None]] = {}
         self._lent: dict[Key, Slots] = {}
         self._waiting: dict[str, OrderedDict[Key, Slots]] = {}
         #: Attached sessions by work type.
-        self._served: dict[str, int] = {}
+        self.served: dict[str, int] = {}
+        #: Free slots of attached sessions by work type.
+        self._free: dict[str, int] = {}
         self._wishes: dict[str, deque[Wish]] = {}
         #: Types whose last free slot went to a wish: the next one is ours.
         self._turn: dict[str, bool] = {}
+        #: Free slots that wishes leave to our own shards, until those take them.
+        self._kept: dict[str, int] = {}
 
     # --- sessions -----------------------------------------------------------------
 
@@ -75,8 +81,9 @@ class CreditPool:
             return known
         slots = Slots(agent, session, tuple(dict.fromkeys(work_types)), heard_at=now)
         self.sessions[agent, session] = slots
+        self._of_agent.setdefault(agent, {})[session] = None
         for work_type in slots.work_types:
-            self._served[work_type] = self._served.get(work_type, 0) + 1
+            self.served[work_type] = self.served.get(work_type, 0) + 1
         return slots
 
     def detach(self, agent: str, session: str) -> None:
@@ -84,11 +91,20 @@ class CreditPool:
         slots = self.sessions.pop((agent, session), None)
         if slots is None:
             return
+        sessions = self._of_agent[agent]
+        del sessions[session]
+        if not sessions:
+            del self._of_agent[agent]
         self._set_free(slots, 0)
         for work_type in slots.work_types:
-            self._served[work_type] -= 1
-            if not self._served[work_type]:
-                del self._served[work_type]
+            self.served[work_type] -= 1
+            if not self.served[work_type]:
+                del self.served[work_type]
+                self._forget(work_type)
+
+    def of_agent(self, agent: str) -> list[str]:
+        """Sessions of this agent id that are attached here."""
+        return list(self._of_agent.get(agent, ()))
 
     def update(self, slots: Slots, number: int, stated: int, received: int, now: float) -> None:
         """The agent states its free slots and what it has received."""
@@ -120,6 +136,13 @@ class CreditPool:
         if not waiting:
             return None
         slots = next(iter(waiting.values()))
+        kept = self._kept.get(work_type)
+        if kept and slots.expires_at is None:
+            self._kept[work_type] = kept - 1
+        self._use(slots, now)
+        return slots
+
+    def _use(self, slots: Slots, now: float) -> None:
         assert slots.free > 0, "only sessions with free slots wait"
         slots.sent += 1
         slots.sent_at = now
@@ -127,21 +150,30 @@ class CreditPool:
         if slots.free:
             for other in slots.work_types:
                 self._waiting[other].move_to_end(slots.key)
-        return slots
 
     # --- moving slots between coordinators -------------------------------------------
 
     def lend(self, work_type: str, slots_max: int, now: float) -> list[Credit]:
-        """Take up to `slots_max` free slots of this type away, to be used by a peer."""
+        """Take up to `slots_max` free slots of this type away, to be used by a peer.
+
+        Borrowed ones stay: a slot lent on and on would never be missed at its home.
+        """
         lent: dict[Key, Credit] = {}
         for _ in range(slots_max):
-            slots = self.take(work_type, now)
+            slots = self._longest_waiting_here(work_type)
             if slots is None:
                 break
+            self._use(slots, now)
             key = (slots.agent, slots.session)
             count = lent[key].slots + 1 if key in lent else 1
             lent[key] = Credit(slots.agent, slots.session, count, list(slots.work_types))
         return list(lent.values())
+
+    def _longest_waiting_here(self, work_type: str) -> Slots | None:
+        for slots in (self._waiting.get(work_type) or {}).values():
+            if slots.expires_at is None:
+                return slots
+        return None
 
     def borrowed(self, credit: Credit, expires_at: float) -> None:
         """A peer moved this credit here, until `expires_at`."""
@@ -160,20 +192,26 @@ class CreditPool:
             if slots.expires_at is not None and slots.expires_at < now:
                 self._set_free(slots, 0)
                 del self._lent[key]
-        for wishes in self._wishes.values():
-            while wishes and wishes[0].expires_at < now:
-                wishes.popleft()
+                for work_type in slots.work_types:
+                    if work_type not in self.served:
+                        self._forget(work_type)
+        for work_type, wishes in self._wishes.items():
+            if any(wish.expires_at < now for wish in wishes):
+                self._wishes[work_type] = deque(w for w in wishes if w.expires_at >= now)
 
     def wish(self, work_type: str, coordinator: str, slots: int, expires_at: float) -> None:
         """A peer wants slots that are all busy now: it gets every second one to come free."""
-        if work_type not in self._served or slots < 1:
+        if work_type not in self.served:
             return
         wishes = self._wishes.setdefault(work_type, deque())
-        for wish in wishes:
-            if wish.coordinator == coordinator:
-                wish.slots, wish.expires_at = slots, expires_at
-                return
-        wishes.append(Wish(coordinator, slots, expires_at))
+        known = next((wish for wish in wishes if wish.coordinator == coordinator), None)
+        if slots < 1:
+            if known is not None:
+                wishes.remove(known)
+        elif known is not None:
+            known.slots, known.expires_at = slots, expires_at
+        else:
+            wishes.append(Wish(coordinator, slots, expires_at))
 
     def grant(
         self, work_type: str, ready_here: bool, now: float
@@ -184,9 +222,16 @@ class CreditPool:
         an item waits no longer because its shard is elsewhere.
         """
         wishes = self._wishes.get(work_type)
-        if not wishes or wishes[0].expires_at < now or not self._waiting.get(work_type):
+        while wishes and wishes[0].expires_at < now:
+            wishes.popleft()
+        if not wishes:
             return None
-        if ready_here and self._turn.pop(work_type, False):
+        free = self._free.get(work_type, 0)
+        kept = min(self._kept.get(work_type, 0), free) if ready_here else 0
+        if ready_here and free > kept and self._turn.pop(work_type, False):
+            kept += 1
+        self._kept[work_type] = kept
+        if free <= kept:
             return None
         self._turn[work_type] = True
         wish = wishes.popleft()
@@ -201,16 +246,12 @@ class CreditPool:
 
     def idle(self) -> dict[str, int]:
         """Free slots by type, of sessions attached here; 0 where all are busy."""
-        idle = dict.fromkeys(self._served, 0)
-        for slots in self.sessions.values():
-            if slots.free:
-                for work_type in slots.work_types:
-                    idle[work_type] += slots.free
-        return idle
+        return {work_type: self._free.get(work_type, 0) for work_type in self.served}
 
     # ------------------------------------------------------------------------------------
 
     def _set_free(self, slots: Slots, free: int) -> None:
+        here = slots.expires_at is None
         for work_type in slots.work_types:
             waiting = self._waiting.get(work_type)
             if waiting is None:
@@ -219,4 +260,15 @@ class CreditPool:
                 waiting.setdefault(slots.key, slots)
             else:
                 waiting.pop(slots.key, None)
+            if here:
+                self._free[work_type] = self._free.get(work_type, 0) + free - slots.free
         slots.free = free
+
+    def _forget(self, work_type: str) -> None:
+        """Nobody attached here serves this type any more."""
+        assert not self._free.pop(work_type, 0), "free slots are those of sessions"
+        self._wishes.pop(work_type, None)
+        self._turn.pop(work_type, None)
+        self._kept.pop(work_type, None)
+        if not self._waiting.get(work_type):
+            self._waiting.pop(work_type, None)

@@ -53,7 +53,7 @@ def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
         return None
     try:
         entry = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(
             f"{log}: entry {seq} is ours but cannot be decoded ({error}); it may come from a newer "
             "version: run that version, or restore the entry from a replica or backup"
@@ -91,9 +91,9 @@ class LogPosition(Struct):
         if entry is None:
             return self._skip(seq)
         known = not self.incarnation or entry.incarnation == self.incarnation
-        if known and entry.previous > self.last:
-            return Link.GAP
-        if not known or entry.previous < self.last or not self._next_of_chain(entry):
+        # Without a hole nothing was missed: an entry that continues what is no link of
+        # the chain (a leaked one, or none at all) is as foreign as what it continues.
+        if not known or entry.previous != self.last or not self._next_of_chain(entry):
             return self._skip(seq)
         assert entry.now >= self.now, f"{self.log}: time went backwards at {seq}"
         self.at = self.last = seq

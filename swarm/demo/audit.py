@@ -85,7 +85,8 @@ def audit(file: str, path: Path, look: Look) -> Audit:
     except (SyntaxError, ValueError, LookupError) as error:
         # ValueError: a zero byte, or bytes that are no text.  LookupError: unknown encoding.
         return Audit(file, unreadable=f"cannot be parsed: {error}")
-    except RecursionError:
+    except (RecursionError, MemoryError):
+        # The latter is what Python 3.11's parser calls it.
         return Audit(file, unreadable="cannot be parsed: nested too deeply")
 
 

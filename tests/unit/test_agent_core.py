@@ -179,6 +179,16 @@ def test_an_outcome_is_repeated_until_it_is_answered() -> None:
     answer(core, Complete("id-99", "0-9", "t"))
 
 
+def test_what_is_answered_just_before_it_would_be_repeated_is_not() -> None:
+    core = make()
+    assign(core, given())
+    core.ended("0-1", "1.n.s1", DONE, NOW)
+    (complete,) = said(core)
+    core.tick(NOW + RESEND_S)
+    answer(core, complete)
+    assert said(core, NOW + RESEND_S) == []
+
+
 def test_answers_may_come_in_any_order() -> None:
     core = make(concurrency=3)
     assign(core, *map(given, (1, 2, 3)))
@@ -381,6 +391,18 @@ def test_a_stopped_item_is_neither_listed_nor_spoken_of_again() -> None:
     assert assign(core, given()) == []
 
 
+def test_a_copy_of_what_is_stopping_is_not_run_however_much_ended_meanwhile() -> None:
+    core = make(concurrency=2)
+    assign(core, given(1))
+    stop(core)
+    for number in range(2, 400):
+        assign(core, given(number))
+        core.ended(f"0-{number}", "1.n.s1", DONE, NOW)
+        for command in said(core):
+            answer(core, command)
+    assert assign(core, given(1)) == []
+
+
 def test_a_stop_for_another_claim_or_an_unknown_item_is_nothing() -> None:
     core = make()
     assert stop(core) == []
@@ -439,6 +461,7 @@ def test_after_attaching_again_everything_is_said_again() -> None:
     assert core.lost_coordinator("gone") == []
     core.ended("0-2", "1.n.s1", DONE, NOW)
     assert core.flush(NOW) == []
+    assert core.direct(NOW) == []
     # Heartbeats go on meanwhile.
     assert len(core.heartbeat().held) == 2
     core.on_attached(Attached("s1", "c2", 30.0, HEARTBEAT_S), NOW)

@@ -235,7 +235,7 @@ class AgentMachine(RuleBasedStateMachine):
     def coordinator_falls(self) -> None:
         self.perform(self.core.lost_coordinator("gone"))
 
-    # --- what must hold ----------------------------------------------------------------------------
+    # --- what must hold ------------------------------------------------------------------
 
     @invariant()
     def consistent(self) -> None:

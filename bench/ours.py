@@ -1,0 +1,455 @@
+"""Our system: a coordinator and a router in one process, and a load that speaks the protocol.
+
+The load spends on an agent what the limit loop's load spends on one: one connection,
+one subscription for all agents' work, an object an agent and no coroutine.  It keeps the
+rules that an agent has to keep: attach once, heartbeats that list what is held, outcomes
+resent until they are acknowledged, an assignment that comes twice done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import msgspec
+from msgspec import Raw, Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bench.child import (
+    STALLED_S,
+    Errors,
+    Failed,
+    Inbox,
+    Meter,
+    check,
+    connect,
+    main,
+    say_measured,
+    say_ready,
+)
+from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, WORK_TYPE, Job
+from swarm.config import Settings
+from swarm.core.ids import uuid7
+from swarm.logs import configure_logs
+from swarm.messages import (
+    Attach,
+    Complete,
+    Control,
+    ErrorBody,
+    Heartbeat,
+    ItemCommand,
+    Next,
+    ShardStats,
+    Submit,
+    SubmitResult,
+    Work,
+)
+from swarm.node import Node, NodePlan
+from swarm.subjects import Subjects
+
+COORDINATOR = "coordinator-1"
+CLIENT = "bench"
+#: Between two looks at what was not answered and whose heartbeat is due.
+TICK_S = 0.05
+#: An outcome or a batch without an answer for this long is sent again.
+RESEND_S = 1.0
+READY_S = 20.0
+LOOK_S = 0.02
+
+
+class _SubmitAnswer(Struct):
+    results: list[SubmitResult] = []
+    command_id: str = ""
+    error: ErrorBody | None = None
+
+
+class _AttachAnswer(Struct):
+    session: str = ""
+    coordinator: str = ""
+    lease_s: float = 0.0
+    heartbeat_s: float = 0.0
+    error: ErrorBody | None = None
+
+
+_submit_answer = msgspec.json.Decoder(_SubmitAnswer)
+_attach_answer = msgspec.json.Decoder(_AttachAnswer)
+_work = msgspec.json.Decoder(Work)
+_control = msgspec.json.Decoder(Control)
+_stats = msgspec.json.Decoder(ShardStats)
+_encode = msgspec.json.Encoder().encode
+
+
+# --- the system ----------------------------------------------------------------------
+
+
+async def system(job: Job) -> None:
+    """One process as `swarm node --role coordinator,router` runs it, default settings."""
+    configure_logs()
+    settings = Settings(
+        prefix=job.prefix, shard_count=job.shards, coordinators=[COORDINATOR], parallel_workers=1
+    )
+    plan = NodePlan(
+        node_id=COORDINATOR,
+        roles=("coordinator", "router"),
+        nats_url=job.url,
+        settings=settings,
+    )
+    node = Node(plan)
+    try:
+        await node.start()
+        async with asyncio.timeout(READY_S):
+            while True:
+                if node.ready()[0]:
+                    break
+                await asyncio.sleep(LOOK_S)
+        say_ready()
+        await asyncio.Event().wait()
+    finally:
+        await node.stop()
+
+
+# --- the load ------------------------------------------------------------------------
+
+
+class Ids:
+    """Command ids of one process."""
+
+    def __init__(self) -> None:
+        self._bits = random.SystemRandom().getrandbits(64)
+        self._rng = random.Random(self._bits)
+
+    def new(self) -> str:
+        """The next one."""
+        return uuid7(time.time_ns() // 1_000_000, self._rng.getrandbits(74))
+
+
+async def load(job: Job) -> None:
+    """Submit, then claim and complete everything; report what was measured."""
+    errors = Errors()
+    client = await connect(job, "bench load", errors)
+    meter = Meter(job)
+    ids = Ids()
+    submitting = Submitting(client, job, ids, None if job.agents else meter)
+    await submitting.run()
+    noted = {"resent_batches": submitting.resent}
+    if job.agents:
+        agents = Agents(client, job, ids, meter)
+        await agents.run()
+        noted |= agents.noted()
+    errors.check()
+    measured = meter.measured
+    measured.checked = await _check(client, job)
+    measured.noted = noted
+    say_measured(measured)
+    await client.close()
+
+
+async def _check(client: Client, job: Job) -> dict[str, int]:
+    """Ask every shard; what was submitted must be where it belongs, and nothing else."""
+    subjects = Subjects(job.prefix)
+    found = {"submitted": 0, "queued": 0, "claimed": 0, "completed": 0, "dead": 0}
+    found |= {"conservation": 0, "foreign": 0, "refused": 0}
+    for shard in range(job.shards):
+        answer = Inbox()
+        reply = f"_INBOX.{CLIENT}.stats.{shard}"
+        await answer.listen(client, reply)
+        await client.publish(subjects.shard(shard, "stats", CLIENT), b"{}", reply=reply)
+        stats = _stats.decode((await answer.take_some())[0].data)
+        for status, count in stats.counts.items():
+            found[status] += count
+        found["submitted"] += stats.submitted
+        found["conservation"] += abs(stats.conservation)
+        found["foreign"] += stats.foreign
+        found["refused"] += sum(stats.refused.values())
+    completed = job.items if job.agents else 0
+    wanted = dict.fromkeys(found, 0)
+    wanted |= {"submitted": job.items, "completed": completed, "queued": job.items - completed}
+    return check(wanted, found)
+
+
+class _Batch:
+    """A submit request under way."""
+
+    __slots__ = ("answered", "command_id", "missing", "retry", "sent_at")
+
+    def __init__(self, command_id: str) -> None:
+        self.command_id = command_id
+        self.answered = bytearray(BATCH)
+        self.missing = BATCH
+        self.retry = 0
+        self.sent_at = 0.0
+
+
+class Submitting:
+    """Sends all batches, some at a time."""
+
+    def __init__(self, client: Client, job: Job, ids: Ids, meter: Meter | None) -> None:
+        if job.items % BATCH:
+            raise Failed(f"{job.items} items are no whole number of batches of {BATCH}")
+        self._client = client
+        self._job = job
+        self._ids = ids
+        self._meter = meter
+        self._clock = asyncio.get_running_loop().time
+        self._subject = Subjects(job.prefix).submit(WORK_TYPE, CLIENT)
+        self._reply = f"_INBOX.{CLIENT}.submit"
+        self._items = [Raw(item) for item in ITEMS]
+        self._under_way: dict[str, _Batch] = {}
+        #: Requests that were sent again.
+        self.resent = 0
+
+    async def run(self) -> None:
+        """Return once every item of every batch has its id."""
+        inbox = Inbox()
+        await inbox.listen(self._client, self._reply)
+        unsent = self._job.items // BATCH
+        heard_at = self._clock()
+        while unsent or self._under_way:
+            while unsent and len(self._under_way) < BATCHES_IN_FLIGHT:
+                batch = _Batch(self._ids.new())
+                self._under_way[batch.command_id] = batch
+                await self._send(batch)
+                unsent -= 1
+            messages = await inbox.take(RESEND_S)
+            now = self._clock()
+            heard_at = now if messages else heard_at
+            if now - heard_at > STALLED_S:
+                raise Failed(f"no submission was answered for {STALLED_S:.0f} s")
+            for message in messages:
+                self._answer(message)
+            for batch in self._under_way.values():
+                if now - batch.sent_at > RESEND_S:
+                    batch.retry += 1
+                    self.resent += 1
+                    await self._send(batch)
+
+    async def _send(self, batch: _Batch) -> None:
+        batch.sent_at = self._clock()
+        body = _encode(Submit(self._items, batch.command_id, batch.retry))
+        await self._client.publish(self._subject, body, reply=self._reply)
+
+    def _answer(self, message: Msg) -> None:
+        answer = _submit_answer.decode(message.data or b'{"error":null}')
+        if answer.error is not None:
+            raise Failed(f"a batch was refused: {answer.error.code}: {answer.error.message}")
+        batch = self._under_way.get(answer.command_id)
+        if batch is None:
+            return  # the answer to a repeated request, or that nobody listens: sent again
+        before = batch.missing
+        for result in answer.results:
+            if result.error is not None:
+                raise Failed(f"an item was refused: {result.error.message}")
+            if not batch.answered[result.index]:
+                batch.answered[result.index] = 1
+                batch.missing -= 1
+        if not batch.missing:
+            del self._under_way[answer.command_id]
+        if self._meter is not None:
+            self._meter.count(before - batch.missing)
+
+
+class _Agent:
+    """One agent session, and what it has in hand."""
+
+    __slots__ = (
+        "beat_at",
+        "coordinator",
+        "fresh",
+        "held",
+        "name",
+        "next_subject",
+        "number",
+        "received",
+        "sent_at",
+        "session",
+        "unanswered",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.session = ""
+        self.coordinator = ""
+        self.next_subject = ""
+        self.number = 0
+        self.received = 0
+        #: Token by item: assigned, and no outcome acknowledged yet.
+        self.held: dict[str, str] = {}
+        #: Assigned, outcome not sent yet.
+        self.fresh: list[tuple[str, str]] = []
+        #: Outcomes sent and not acknowledged yet, by command id.
+        self.unanswered: dict[str, ItemCommand] = {}
+        self.sent_at = 0.0
+        self.beat_at = 0.0
+
+
+class Agents:
+    """All agents of the load."""
+
+    def __init__(self, client: Client, job: Job, ids: Ids, meter: Meter) -> None:
+        self._client = client
+        self._job = job
+        self._ids = ids
+        self._meter = meter
+        self._subjects = Subjects(job.prefix)
+        self._clock = asyncio.get_running_loop().time
+        self._agents = [_Agent(f"agent-{number}") for number in range(job.agents)]
+        self._by_subject: dict[str, _Agent] = {}
+        self._work = Inbox()
+        self._controls = Inbox()
+        self._heartbeat_s = 0.0
+        self._finished: dict[str, None] = {}
+        #: Items assigned to anybody.
+        self._given = 0
+        self._messages = 0
+        self._heartbeats = 0
+        self._resent = 0
+        self._again = 0
+
+    def noted(self) -> dict[str, int]:
+        """What happened on the way."""
+        return {
+            "next_messages": self._messages,
+            "heartbeats": self._heartbeats,
+            "resent_outcomes": self._resent,
+            "assigned_again": self._again,
+        }
+
+    async def run(self) -> None:
+        """Return once every item is completed and that is acknowledged."""
+        await self._work.listen(self._client, self._subjects.agent_work("*", "*"))
+        await self._controls.listen(self._client, self._subjects.agent_control("*", "*"))
+        await self._attach()
+        beating = asyncio.create_task(self._tick_forever())
+        try:
+            for agent in self._agents:
+                await self._next(agent)
+            while not self._meter.finished:
+                if beating.done():
+                    beating.result()
+                for message in await self._work.take_some():
+                    await self._on_work(self._by_subject[message.subject], message.data)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _attach(self) -> None:
+        answers = Inbox()
+        await answers.listen(self._client, "_INBOX.*.attached")
+        by_reply = {f"_INBOX.{agent.name}.attached": agent for agent in self._agents}
+        body = _encode(Attach([WORK_TYPE], self._job.slots))
+        for reply, agent in by_reply.items():
+            await self._client.publish(self._subjects.attach(agent.name), body, reply=reply)
+        waiting = len(by_reply)
+        while waiting:
+            for message in await answers.take_some():
+                answer = _attach_answer.decode(message.data)
+                if answer.error is not None:
+                    raise Failed(f"an agent was refused: {answer.error.message}")
+                self._attached(by_reply[message.subject], answer)
+                waiting -= 1
+
+    def _attached(self, agent: _Agent, answer: _AttachAnswer) -> None:
+        agent.session, agent.coordinator = answer.session, answer.coordinator
+        agent.next_subject = self._subjects.coordinator(answer.coordinator, "next", agent.name)
+        self._by_subject[self._subjects.agent_work(agent.name, agent.session)] = agent
+        # Not all at once: agents do not start in the same instant.
+        place = len(self._by_subject) / self._job.agents
+        agent.beat_at = self._clock() + place * answer.heartbeat_s
+        self._heartbeat_s = answer.heartbeat_s
+
+    async def _on_work(self, agent: _Agent, data: bytes) -> None:
+        work = _work.decode(data)
+        self._acknowledged(agent, work)
+        for assignment in work.items:
+            agent.received += 1
+            if agent.held.get(assignment.work_item_id) == assignment.token:
+                self._again += 1
+                continue
+            agent.held[assignment.work_item_id] = assignment.token
+            agent.fresh.append((assignment.work_item_id, assignment.token))
+            self._given += 1
+        if self._given == self._job.items:
+            # No more will come: whoever holds less than he can completes that.
+            for other in self._agents:
+                if other.fresh:
+                    await self._next(other)
+        elif len(agent.fresh) == self._job.slots:
+            await self._next(agent)
+
+    def _acknowledged(self, agent: _Agent, work: Work) -> None:
+        done = 0
+        for ack in work.acks:
+            if agent.unanswered.pop(ack.command_id, None) is None:
+                continue  # answered before: it was sent twice
+            if ack.error is not None:
+                raise Failed(f"a completion was refused: {ack.error.code}: {ack.error.message}")
+            del agent.held[ack.work_item_id]
+            if ack.work_item_id in self._finished:
+                raise Failed(f"work item {ack.work_item_id} was completed twice")
+            self._finished[ack.work_item_id] = None
+            done += 1
+        if done:
+            self._meter.count(done)
+
+    async def _next(self, agent: _Agent) -> None:
+        """Complete what is in hand, and ask for as much again."""
+        done: list[ItemCommand] = []
+        for work_item_id, token in agent.fresh:
+            command = Complete(self._ids.new(), work_item_id, token)
+            agent.unanswered[command.command_id] = command
+            done.append(command)
+        agent.fresh.clear()
+        agent.number += 1
+        await self._send_next(agent, done)
+
+    async def _send_next(self, agent: _Agent, done: list[ItemCommand]) -> None:
+        free = self._job.slots - len(agent.fresh)
+        body = _encode(Next(agent.session, agent.number, free, agent.received, done))
+        agent.sent_at = self._clock()
+        self._messages += 1
+        await self._client.publish(agent.next_subject, body)
+
+    # --- what happens by the clock ---
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for message in await self._controls.take(0):
+                self._on_control(_control.decode(message.data))
+            now = self._clock()
+            for agent in self._agents:
+                if agent.beat_at <= now:
+                    await self._beat(agent, now)
+                if agent.unanswered and now - agent.sent_at > RESEND_S:
+                    await self._resend(agent)
+
+    def _on_control(self, control: Control) -> None:
+        # A stop for an item whose completion was on its way when the heartbeat listed it.
+        if control.kind != "stop":
+            raise Failed(f"an agent was told to {control.kind}: {control.reason}")
+
+    async def _beat(self, agent: _Agent, now: float) -> None:
+        agent.beat_at = now + self._heartbeat_s
+        heartbeat = Heartbeat(
+            agent.session,
+            agent.coordinator,
+            agent.number,
+            self._job.slots - len(agent.fresh),
+            [WORK_TYPE],
+            agent.received,
+            list(agent.held.items()),
+        )
+        self._heartbeats += 1
+        await self._client.publish(self._subjects.heartbeat(agent.name), _encode(heartbeat))
+
+    async def _resend(self, agent: _Agent) -> None:
+        for command in agent.unanswered.values():
+            command.retry += 1
+        self._resent += len(agent.unanswered)
+        await self._send_next(agent, list(agent.unanswered.values()))
+
+
+if __name__ == "__main__":
+    main({"system": system, "load": load})

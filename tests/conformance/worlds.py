@@ -1,0 +1,120 @@
+"""What the conformance suite needs of an implementation, and how it waits.
+
+A new implementation adds a `World` here and its name in `conftest.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from swarm.bus import jetstream
+from swarm.bus.base import Bus
+from swarm.bus.memory import MemoryWorld
+from swarm.errors import BusError
+
+T = TypeVar("T")
+
+#: For what is certain to come; only a failing test waits so long.
+DEADLINE_S = 10.0
+
+
+class World(ABC):
+    """Buses that can reach one another."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._buses: list[Bus] = []
+
+    async def connect(self, sender: str = "a") -> Bus:
+        """A new connection."""
+        bus = await self._connect(sender)
+        self._buses.append(bus)
+        return bus
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for bus in self._buses:
+            await bus.close()
+
+    def log(self, number: int = 0) -> str:
+        """The name of a log that no other test uses."""
+        return f"{self.prefix}log.{number}"
+
+    def subject(self, rest: str) -> str:
+        """A subject that no other test uses."""
+        return f"{self.prefix}.{rest}"
+
+    @abstractmethod
+    async def _connect(self, sender: str) -> Bus: ...
+
+
+class InMemoryWorld(World):
+    """`swarm.bus.memory`, without faults, on the wall clock."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        self._world = MemoryWorld.on_wall_clock()
+
+    async def _connect(self, sender: str) -> Bus:
+        return self._world.connect(sender)
+
+
+class JetStreamWorld(World):
+    """`swarm.bus.jetstream` on a real server."""
+
+    def __init__(self, prefix: str, url: str) -> None:
+        super().__init__(prefix)
+        self._url = url
+
+    async def _connect(self, sender: str) -> Bus:
+        return await jetstream.connect(self._url, sender, prefix=self.prefix)
+
+
+class Seen(Generic[T]):
+    """A handler that keeps what it is given, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.all: list[T] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, one: T) -> None:
+        self.all.append(one)
+        self._changed.set()
+
+    async def count(self, count: int) -> list[T]:
+        """All of them, once there are `count`."""
+        return await self.until(lambda seen: len(seen) >= count)
+
+    async def until(self, holds: Callable[[list[T]], bool]) -> list[T]:
+        """All of them, once `holds(all)`."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds(self.all):
+                self._changed.clear()
+                await self._changed.wait()
+        return self.all
+
+
+async def settled(*buses: Bus) -> None:
+    """Return once what `buses` have published before is with every handler.
+
+    Each flush is answered after what the server had to send to that connection before.
+    """
+    for bus in buses:
+        await bus.flush()
+    for bus in buses:
+        await bus.flush()
+
+
+def ignore(one: object) -> None:
+    """A handler for what does not matter."""
+
+
+async def outcome(call: Awaitable[T]) -> T | BusError:
+    """What `call` returns, or which of the bus's errors it raises."""
+    try:
+        return await call
+    except BusError as error:
+        return error
