@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import nats
+from nats.aio.client import Client
 
 from bench import machine, report
 from bench.child import Failed
@@ -43,17 +44,19 @@ WORK_S = 2.0
 #: Of a session's items, this part is done before the clock starts.
 WARM = 0.1
 #: Items of the trial round, and of a quick one: enough to see the rate.
-TRIAL_ITEMS = {"submit": 20_000, "one_10": 2000, "one_200": 8000, "one_1000": 8000}
+TRIAL_ITEMS = {"submit": 20_000, "one_10": 2000, "one_200": 6000, "one_1000": 6000}
 TRIAL_ITEMS_TENS = 20_000
-TRIAL_ITEMS_PLAIN = 2000
+#: More than are published without an answer, else the rate would be that of publishing.
+TRIAL_ITEMS_PLAIN = {"submit": 2 * PLAIN_PENDING, "one_200": 2000}
 ITEMS_MAX = 1_500_000
 
 
 class Bench:
     """All sessions of a run on one server."""
 
-    def __init__(self, server: EmbeddedServer, log_dir: Path) -> None:
+    def __init__(self, server: EmbeddedServer, client: Client, log_dir: Path) -> None:
         self._server = server
+        self._client = client
         self._log_dir = log_dir
         self._number = 0
         #: Items a second in the trial round, by system and workload.
@@ -83,7 +86,7 @@ class Bench:
             warm=int(items * WARM),
         )
         probe_ms = machine.probe_ms()
-        measured = await run_session(system, job, self._server.pid, self._log_dir)
+        measured = await run_session(system, job, self._server.pid, self._client, self._log_dir)
         await self._forget(job.prefix)
         which = f"round {number}" if number else "trial"
         line = f"{which}: {workload.title}: {system.title}: {measured.rate:,.0f} items/s"
@@ -109,18 +112,16 @@ class Bench:
             wanted = min(rate * WORK_S / (1 - WARM), ITEMS_MAX)
             return max(1, round(wanted / BATCH)) * BATCH
         if system == PLAIN:
-            return TRIAL_ITEMS_PLAIN
+            return TRIAL_ITEMS_PLAIN[workload.name]
         return TRIAL_ITEMS.get(workload.name, TRIAL_ITEMS_TENS)
 
     async def _forget(self, prefix: str) -> None:
         """Delete a session's streams, so that the server has the same to do in each."""
-        client = await nats.connect(self._server.url)
-        js = client.jetstream()
+        js = self._client.jetstream()
         for name in [info.config.name for info in await js.streams_info()]:
             # Of a name like bench1log_0, or KV_bench1-state, or bench1_plain.
             if name is not None and name.removeprefix("KV_").startswith(prefix):
                 await js.delete_stream(name)
-        await client.close()
 
 
 async def measure(args: argparse.Namespace) -> Run:
@@ -132,12 +133,14 @@ async def measure(args: argparse.Namespace) -> Run:
         server = EmbeddedServer()
         await server.start(data_dir / "nats", port=0)
         try:
-            bench = Bench(server, data_dir)
+            client = await nats.connect(server.url)
+            bench = Bench(server, client, data_dir)
             if not args.quick:
                 await bench.round(0, workloads)
             sessions: list[Session] = []
             for number in range(1, args.rounds + 1):
                 sessions += await bench.round(number, workloads)
+            await client.close()
         finally:
             await server.stop()
         found = machine.describe(data_dir, find_binary())

@@ -17,6 +17,8 @@ from nats.aio.msg import Msg
 from bench.plan import Job, Measured
 from swarm.process import run, stop_with_stdin, unless
 
+#: How long a load waits for its system.
+STAND_BY_S = 60.0
 #: A load whose work does not advance for this long has failed.
 STALLED_S = 15.0
 #: As many as a queue of this benchmark ever holds: a drop would be an error of the load.
@@ -56,7 +58,7 @@ def say(line: bytes) -> None:
 
 
 def say_ready() -> None:
-    """The system takes requests."""
+    """A system takes requests; a load stands by."""
     say(b"ready")
 
 
@@ -84,6 +86,19 @@ class Errors:
 async def connect(job: Job, name: str, errors: Errors) -> Client:
     """A connection that fails rather than reconnects."""
     return await nats.connect(job.url, name=name, allow_reconnect=False, error_cb=errors.on_error)
+
+
+async def stand_by(client: Client, job: Job) -> None:
+    """For a load: all that is needed is loaded; return when the system is ready, too."""
+    go = await client.subscribe(go_subject(job))
+    await client.flush()
+    say_ready()
+    await go.next_msg(timeout=STAND_BY_S)
+
+
+def go_subject(job: Job) -> str:
+    """Where a load is told to begin."""
+    return f"{job.prefix}.go"
 
 
 class Inbox:

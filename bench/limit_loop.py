@@ -17,7 +17,18 @@ from msgspec import Raw, Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bench.child import Errors, Failed, Inbox, Meter, check, connect, main, say_measured, say_ready
+from bench.child import (
+    Errors,
+    Failed,
+    Inbox,
+    Meter,
+    check,
+    connect,
+    main,
+    say_measured,
+    say_ready,
+    stand_by,
+)
 from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, Job
 from swarm.bus.base import check_size
 
@@ -205,6 +216,7 @@ async def load(job: Job) -> None:
     """Submit, then claim and complete everything; report what was measured."""
     errors = Errors()
     client = await connect(job, "limit loop load", errors)
+    await stand_by(client, job)
     subjects = Subjects(job.prefix)
     meter = Meter(job)
     await _submit(client, subjects, job, meter if not job.agents else None)

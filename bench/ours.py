@@ -28,6 +28,7 @@ from bench.child import (
     main,
     say_measured,
     say_ready,
+    stand_by,
 )
 from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, WORK_TYPE, Job
 from swarm.config import Settings
@@ -129,6 +130,7 @@ async def load(job: Job) -> None:
     """Submit, then claim and complete everything; report what was measured."""
     errors = Errors()
     client = await connect(job, "bench load", errors)
+    await stand_by(client, job)
     meter = Meter(job)
     ids = Ids()
     submitting = Submitting(client, job, ids, None if job.agents else meter)

@@ -16,7 +16,17 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 
-from bench.child import STALLED_S, Errors, Failed, Meter, check, connect, main, say_measured
+from bench.child import (
+    STALLED_S,
+    Errors,
+    Failed,
+    Meter,
+    check,
+    connect,
+    main,
+    say_measured,
+    stand_by,
+)
 from bench.plan import BATCH, ITEMS, PLAIN_CONSUMERS, PLAIN_PENDING, Job
 
 CONSUMER = "worker"
@@ -99,6 +109,7 @@ async def load(job: Job) -> None:
     """Publish, then fetch and acknowledge everything; report what was measured."""
     errors = Errors()
     client = await connect(job, "plain load", errors)
+    await stand_by(client, job)
     meter = Meter(job)
     queue = Queue(client, job)
     await queue.make()

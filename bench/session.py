@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+from nats.aio.client import Client
 
-from bench.child import Failed
+from bench.child import Failed, go_subject
 from bench.plan import PLAIN, SESSION_S, Job, Measured, System
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,19 +81,23 @@ class Process:
         return "".join(f"\n  {line}" for line in lines)
 
 
-async def run_session(system: System, job: Job, server_pid: int | None, log_dir: Path) -> Measured:
-    """Start the system, let the load work, stop both; raises `Failed`."""
+async def run_session(
+    system: System, job: Job, server_pid: int, client: Client, log_dir: Path
+) -> Measured:
+    """Start system and load, let the load work, stop both; raises `Failed`."""
     processes: list[Process] = []
-    pids = {} if server_pid is None else {"nats": server_pid}
+    pids = {"nats": server_pid}
     try:
         if system != PLAIN:
             processes.append(await Process.start(system, "system", job, log_dir))
-            line = await processes[0].line(READY_S)
-            assert line == b"ready", f"a system says nothing else, not {line!r}"
             pids["system"] = processes[0].pid
         job = msgspec.structs.replace(job, pids=pids)
         load = await Process.start(system, "load", job, log_dir)
         processes.append(load)
+        for process in processes:
+            line = await process.line(READY_S)
+            assert line == b"ready", f"the first line of every process, not {line!r}"
+        await client.publish(go_subject(job), b"")
         return msgspec.json.decode(await load.line(SESSION_S), type=Measured)
     finally:
         for process in processes:

@@ -66,20 +66,21 @@ class InlineRunner:
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[Outcome], None] = {}
-        self._closed = False
+        #: Counts closings: what was started before the latest one is not reported.
+        self._closings = 0
 
     async def start(self) -> None:
         """Nothing to prepare."""
-        self._closed = False
 
     def run(self, execution: Execution, ended: Ended) -> Callable[[], None]:
         """See `HandlerRunner.run`."""
         task = asyncio.create_task(_run_here(execution))
         self._tasks[task] = None
+        closings = self._closings
 
         def done(task: asyncio.Task[Outcome]) -> None:
             del self._tasks[task]
-            if not self._closed:
+            if closings == self._closings:
                 ended(_outcome(task))
 
         task.add_done_callback(done)
@@ -93,7 +94,7 @@ class InlineRunner:
 
     async def close(self) -> None:
         """See `HandlerRunner.close`."""
-        self._closed = True
+        self._closings += 1
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -111,20 +112,21 @@ class ThreadRunner:
         self._tasks: dict[asyncio.Task[Outcome], None] = {}
         self._pool = _Pool(workers)
         #: Filled by the threads, emptied in the agent's loop: one wake-up for many.
-        self._outcomes: deque[tuple[Ended, Outcome]] = deque()
+        self._outcomes: deque[tuple[int, Ended, Outcome]] = deque()
         self._woken = False
-        self._closed = False
+        #: Counts closings: what was started before the latest one is not reported.
+        self._closings = 0
 
     async def start(self) -> None:
         """See `HandlerRunner.start`; threads are made when first needed."""
         self._main = asyncio.get_running_loop()
         self._pool = _Pool(self._workers)
-        self._closed = False
 
     def run(self, execution: Execution, ended: Ended) -> Callable[[], None]:
         """See `HandlerRunner.run`."""
+        closings = self._closings
         if not execution.is_async:
-            self._pool.put(lambda: self._report(ended, execution.run_sync()))
+            self._pool.put(lambda: self._report(closings, ended, execution.run_sync()))
             return _nothing
         loop = self._handlers_loop()
         started: list[asyncio.Task[Outcome]] = []
@@ -137,7 +139,7 @@ class ThreadRunner:
 
         def done(task: asyncio.Task[Outcome]) -> None:
             del self._tasks[task]
-            self._report(ended, _outcome(task))
+            self._report(closings, ended, _outcome(task))
 
         def cancel() -> None:
             # `begin` was put into that loop before this was.
@@ -148,7 +150,7 @@ class ThreadRunner:
 
     async def close(self) -> None:
         """See `HandlerRunner.close`."""
-        self._closed = True
+        self._closings += 1
         self._pool.close()
         loop, thread = self._loop, self._loop_thread
         self._loop = self._loop_thread = None
@@ -184,9 +186,9 @@ class ThreadRunner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loop.stop()
 
-    def _report(self, ended: Ended, outcome: Outcome) -> None:
+    def _report(self, closings: int, ended: Ended, outcome: Outcome) -> None:
         """In a handler's thread."""
-        self._outcomes.append((ended, outcome))
+        self._outcomes.append((closings, ended, outcome))
         if self._woken:
             return
         # Set before the wake-up is on its way, cleared before the outcomes are taken: an
@@ -198,9 +200,10 @@ class ThreadRunner:
     def _deliver(self) -> None:
         """In the agent's loop."""
         self._woken = False
-        while self._outcomes and not self._closed:
-            ended, outcome = self._outcomes.popleft()
-            ended(outcome)
+        while self._outcomes:
+            closings, ended, outcome = self._outcomes.popleft()
+            if closings == self._closings:
+                ended(outcome)
 
 
 class _Pool:

@@ -15,7 +15,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_body, error_reply
-from swarm.actors.lending import Lending
+from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Sender, unsubscribe
@@ -187,9 +187,8 @@ class Coordinator(Actor):
                     worker.tick()
             live = self._members.live(self._clock())
             await self._lending.offer(live)
-            if self._takers_wanted:
-                self._takers_wanted = False
-                await self._lending.seek(live)
+            if self._takers_wanted and len(live) > 1:
+                await self._seek_takers(live)
             await self._tell_news()
 
     async def _take(self, message: Message) -> None:
@@ -305,6 +304,13 @@ class Coordinator(Actor):
         self._takers_wanted = True
         self._mailbox.wake()
 
+    async def _seek_takers(self, live: dict[str, Beat]) -> None:
+        if await self._lending.seek(live):
+            self._takers_wanted = False
+            return
+        # Too early: once more a little later.  Waking up twice does no harm.
+        asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
+
     async def _on_borrow(self, message: Message, sender: str) -> None:
         await self._lending.on_borrow(message.data, sender)
 
@@ -366,7 +372,7 @@ class Coordinator(Actor):
             live = self._members.live(now)
             if not self.draining:
                 self._shards.open_what_is_ours(live)
-            await self._lending.seek(live)
+            self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()
 

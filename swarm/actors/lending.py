@@ -88,11 +88,14 @@ class Lending:
                 self._offered[peer, work_type] = (beat.number, offered + given)
                 await self._lend(peer, lent)
 
-    async def seek(self, live: dict[str, Beat]) -> None:
-        """Ask peers for slots for what is ready here and has no taker."""
+    async def seek(self, live: dict[str, Beat]) -> bool:
+        """Ask peers for slots for what is ready here and has no taker.
+
+        False when it is too early to ask again: call it once more in `SEEK_S`.
+        """
         now = self._clock()
-        if now - self._sought_at < SEEK_S or len(live) < 2:
-            return
+        if now - self._sought_at < SEEK_S:
+            return False
         self._sought_at = now
         needed: dict[str, dict[str, int]] = {}
         for work_type, ready in self._shards.ready().items():
@@ -103,6 +106,7 @@ class Lending:
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
             await self._send(subject, _encode(Borrow(types)))
+        return True
 
     def _askable(self, work_type: str, live: dict[str, Beat]) -> list[str]:
         """The peer with most free slots for this type; all that serve it when none is free."""

@@ -73,7 +73,7 @@ def decode_body(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise Refusal("bad_request", f"{error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal("bad_request", f"the message is no valid JSON: {error}") from error
     except RecursionError as error:
         raise Refusal("bad_request", "the message's arrays or objects nest too deep") from error

@@ -61,8 +61,9 @@ class _Listener:
 
     async def unsubscribe(self) -> None:
         """Stop; safe to call twice."""
-        if self.link._listeners.pop(self, None) is None:
+        if self not in self.link._listeners:
             return
+        del self.link._listeners[self]
         if self.client is not None and self.registered is not None:
             await self.client.silence(self.registered)
 

@@ -11,13 +11,16 @@ from tests.conformance.worlds import InMemoryWorld, JetStreamWorld, World
 
 
 @pytest.fixture(params=["memory", "jetstream"])
-async def world(request: pytest.FixtureRequest, nats_prefix: str) -> AsyncIterator[World]:
-    """Somewhere to connect buses to; they are closed at the end."""
-    world: World
+def open_world(request: pytest.FixtureRequest, nats_prefix: str) -> World:
+    """Somewhere to connect buses to; not asynchronous, as it may have to start a server."""
     if request.param == "memory":
-        world = InMemoryWorld(nats_prefix)
-    else:
-        server: EmbeddedServer = request.getfixturevalue("nats_server")
-        world = JetStreamWorld(nats_prefix, server.url)
-    yield world
-    await world.close()
+        return InMemoryWorld(nats_prefix)
+    server: EmbeddedServer = request.getfixturevalue("nats_server")
+    return JetStreamWorld(nats_prefix, server.url)
+
+
+@pytest.fixture
+async def world(open_world: World) -> AsyncIterator[World]:
+    """Somewhere to connect buses to; they are closed at the end."""
+    yield open_world
+    await open_world.close()

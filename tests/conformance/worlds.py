@@ -56,9 +56,11 @@ class InMemoryWorld(World):
 
     def __init__(self, prefix: str) -> None:
         super().__init__(prefix)
-        self._world = MemoryWorld.on_wall_clock()
+        self._world: MemoryWorld | None = None
 
     async def _connect(self, sender: str) -> Bus:
+        if self._world is None:
+            self._world = MemoryWorld.on_wall_clock()  # needs the running loop
         return self._world.connect(sender)
 
 
