@@ -24,12 +24,11 @@ from bench.plan import (
     PLAIN_CONSUMERS,
     PLAIN_PENDING,
     QUICK_WORKLOADS,
-    SYSTEMS,
     WORKLOADS,
     Job,
     System,
     Workload,
-    takes_part,
+    systems_of,
 )
 from bench.results import Run, Session, conclude
 from bench.session import run_session
@@ -43,18 +42,21 @@ HERE = Path(__file__).resolve().parent
 WORK_S = 2.0
 #: Of a session's items, this part is done before the clock starts.
 WARM = 0.1
-#: Items of the trial round, and of a quick one: enough to see the rate.
+#: Items of the trial round: enough to see the rate.
 TRIAL_ITEMS = {"submit": 20_000, "one_10": 2000, "one_200": 6000, "one_1000": 6000}
 TRIAL_ITEMS_TENS = 20_000
 #: More than are published without an answer, else the rate would be that of publishing.
 TRIAL_ITEMS_PLAIN = {"submit": 2 * PLAIN_PENDING, "one_200": 2000}
+QUICK_ITEMS = {"submit": 10_000, "one_200": 3000, "tens_100": 10_000}
+QUICK_ITEMS_PLAIN = 500
 ITEMS_MAX = 1_500_000
 
 
 class Bench:
     """All sessions of a run on one server."""
 
-    def __init__(self, server: EmbeddedServer, client: Client, log_dir: Path) -> None:
+    def __init__(self, server: EmbeddedServer, client: Client, log_dir: Path, quick: bool) -> None:
+        self._quick = quick
         self._server = server
         self._client = client
         self._log_dir = log_dir
@@ -66,11 +68,10 @@ class Bench:
         """One session of every system with every workload; number 0 is the trial."""
         sessions = []
         for workload in workloads:
-            for system in SYSTEMS:
-                if takes_part(system, workload):
-                    session = await self._session(number, system, workload)
-                    self._trial.setdefault((system.name, workload.name), session.rate)
-                    sessions.append(session)
+            for system in systems_of(workload, self._quick):
+                session = await self._session(number, system, workload)
+                self._trial.setdefault((system.name, workload.name), session.rate)
+                sessions.append(session)
         return sessions
 
     async def _session(self, number: int, system: System, workload: Workload) -> Session:
@@ -107,6 +108,8 @@ class Bench:
 
     def _items(self, system: System, workload: Workload) -> int:
         """Whole batches for about `WORK_S`; the trial's number where the rate is not known."""
+        if self._quick:
+            return QUICK_ITEMS_PLAIN if system == PLAIN else QUICK_ITEMS[workload.name]
         rate = self._trial.get((system.name, workload.name))
         if rate is not None:
             wanted = min(rate * WORK_S / (1 - WARM), ITEMS_MAX)
@@ -134,7 +137,7 @@ async def measure(args: argparse.Namespace) -> Run:
         await server.start(data_dir / "nats", port=0)
         try:
             client = await nats.connect(server.url)
-            bench = Bench(server, client, data_dir)
+            bench = Bench(server, client, data_dir, args.quick)
             if not args.quick:
                 await bench.round(0, workloads)
             sessions: list[Session] = []

@@ -65,9 +65,17 @@ WORKLOADS: tuple[Workload, ...] = (
 QUICK_WORKLOADS: tuple[Workload, ...] = (SUBMIT, ONE_200, WORKLOADS[-1])
 
 
-def takes_part(system: System, workload: Workload) -> bool:
-    """The plain queue knows no agents: its consumers stand beside the 200."""
-    return system != PLAIN or workload in {SUBMIT, ONE_200}
+def systems_of(workload: Workload, quick: bool) -> list[System]:
+    """Who takes part, in this order.
+
+    The plain queue knows no agents: its consumers stand beside the 200.  A quick run
+    shows all systems once, and the other workloads with those that are compared.
+    """
+    if workload == ONE_200:
+        return list(SYSTEMS)
+    if quick:
+        return [LIMIT, OURS]
+    return [system for system in SYSTEMS if system != PLAIN or workload == SUBMIT]
 
 
 class Job(Struct):

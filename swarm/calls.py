@@ -102,14 +102,13 @@ class Calls:
         deadline: float | None,
         *,
         attempt_s: float = ATTEMPT_S,
-        final: Callable[[Refusal, int], bool] | None = None,
+        final: Callable[[Refusal], bool] | None = None,
     ) -> Reply:
         """Send `command` until there is a reply, or until `deadline` (loop time; None: for ever).
 
         A `retry` field of the command counts the tries, on from its value.
-        `final(refusal, unanswered)` says whether a refusal ends the asking, given how many
-        tries went unanswered (default: if its retry flag is off).  Raises `Refusal`,
-        `NoAnswer`.
+        `final(refusal)` says whether a refusal ends the asking (default: if its retry flag
+        is off).  Raises `Refusal`, `NoAnswer`.
         """
         single = _Single(command, reply, final or _not_retryable)
         if not await self.run(subject, single, deadline, attempt_s=attempt_s):
@@ -304,7 +303,7 @@ class _Single(Generic[Reply]):
         self,
         command: Struct,
         decoder: msgspec.json.Decoder[Reply],
-        final: Callable[[Refusal, int], bool],
+        final: Callable[[Refusal], bool],
     ) -> None:
         self._command = command
         #: Value of the first try's `retry` field; None if the command has no such field.
@@ -337,7 +336,7 @@ class _Single(Generic[Reply]):
                 self._reply = reply
                 return "done"
         self._tries.refused[attempt] = refusal
-        if self._final(refusal, self._tries.unanswered()):
+        if self._final(refusal):
             self._failure = refusal
             return "done"
         return "again"
@@ -357,7 +356,7 @@ class _Single(Generic[Reply]):
         return self._tries.error(subject)
 
 
-def _not_retryable(refusal: Refusal, _unanswered: int) -> bool:
+def _not_retryable(refusal: Refusal) -> bool:
     return not refusal.retry
 
 

@@ -103,6 +103,6 @@ class Claimer:
         return ClaimedItem.of(assignment)
 
 
-def _ends_a_claim(refusal: Refusal, _unanswered: int) -> bool:
+def _ends_a_claim(refusal: Refusal) -> bool:
     # There may be work later, but that is a new claim, and perhaps another shard's.
     return refusal.code == "no_work" or not refusal.retry

@@ -15,4 +15,4 @@ async def connect_bus(url: str | None, sender: str, prefix: str) -> Bus:
     from swarm.config import find_url  # noqa: PLC0415
     from swarm.subjects import check_token  # noqa: PLC0415
 
-    return await connect(url or find_url(), check_token("name", sender), prefix=prefix)
+    return await connect(url or find_url(), check_token("name", sender), prefix=prefix, name=sender)

@@ -19,15 +19,14 @@ LEVELS = {
 }
 
 
-def configure_logs(stream: TextIO | None = None, level: str | None = None, **fixed: str) -> None:
-    """Send structlog's events to `stream` (default stderr).
+def configure_logs(stream: TextIO | None = None, level: str = "info", **fixed: str) -> None:
+    """Send structlog's events to `stream`, by default stderr.
 
-    `level`: default SWARM_LOG_LEVEL, else info.  `fixed`: added to every event.  Raises
+    `level`: unless SWARM_LOG_LEVEL says otherwise.  `fixed`: added to every event.  Raises
     `BadConfig` for an unknown level.
     """
-    stream = sys.stderr if stream is None else stream
-    name = (level or os.environ.get("SWARM_LOG_LEVEL") or "info").lower()
-    people = stream.isatty()
+    name = (os.environ.get("SWARM_LOG_LEVEL") or level).lower()
+    people = (stream or sys.stderr).isatty()
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True, pad_event_to=28)
         if people
@@ -43,14 +42,15 @@ def configure_logs(stream: TextIO | None = None, level: str | None = None, **fix
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_number(name)),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        # Looked up anew each time: whoever redirects stderr gets the events, too.
+        logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**fixed)
     # Libraries (nats-py, aiohttp) use the standard logging: only what matters, same place.
     logging.basicConfig(
-        stream=stream, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s", force=True
+        stream=stream, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -27,7 +27,9 @@ from swarm.messages import Beat, ShardMap
 from swarm.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token
-from swarm.web.http import HttpServer
+
+if TYPE_CHECKING:
+    from swarm.web.http import HttpServer
 
 log = structlog.get_logger()
 
@@ -78,7 +80,7 @@ class Node:
         self._beats: Subscription | None = None
         self.coordinator: Coordinator | None = None
         self.router: Router | None = None
-        self.http = HttpServer({"/health": self.health, "/ready": self.ready})
+        self._http: HttpServer | None = None
 
     # --- life ------------------------------------------------------------------------
 
@@ -89,7 +91,7 @@ class Node:
         """
         plan = self.plan
         if plan.http_host is not None:
-            await self.http.start(plan.http_host, plan.http_port)
+            await self._answer_http(plan.http_host, plan.http_port)
         await self._reach_nats()
         bus, map_ = self._bus, self._map
         assert bus is not None, "reached, or raised"
@@ -101,11 +103,13 @@ class Node:
         if "coordinator" in plan.roles:
             self.coordinator = Coordinator(bus, plan.settings, plan.node_id, map_, self._runtime)
             await self.coordinator.start()
-        log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http.url)
+        log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http_url)
 
     async def stop(self) -> None:
         """Stop the roles, say so, disconnect; safe to call twice."""
-        await self.http.stop()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.stop()
         for actor in (self.router, self.coordinator):
             if actor is not None:
                 await actor.stop()
@@ -116,6 +120,12 @@ class Node:
         if bus is not None:
             await bus.close()
             log.info("stopped", roles=list(self.plan.roles))
+
+    async def _answer_http(self, host: str, port: int) -> None:
+        from swarm.web.http import HttpServer  # noqa: PLC0415 - slow, and not always wanted
+
+        self._http = HttpServer({"/health": self.health, "/ready": self.ready})
+        await self._http.start(host, port)
 
     async def _reach_nats(self) -> None:
         """Connect and agree on the map.  A cluster that is still electing is waited for."""
@@ -154,6 +164,11 @@ class Node:
         """Its connection, once started."""
         assert self._bus is not None, "started before"
         return self._bus
+
+    @property
+    def http_url(self) -> str:
+        """Where HTTP is answered; "" where it is not."""
+        return self._http.url if self._http is not None else ""
 
     @property
     def live(self) -> dict[str, Beat]:

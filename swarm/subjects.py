@@ -115,3 +115,11 @@ def parse_item_id(work_item_id: str) -> tuple[int, int]:
     ):
         return int(shard), int(number)
     raise BadInput(f"{work_item_id[:80]!r} is no work item id; one looks like 3-17 (shard-number)")
+
+
+def shard_of_id(work_item_id: str) -> int:
+    """The shard that an id names, -1 for anything that is no id."""
+    try:
+        return parse_item_id(work_item_id)[0]
+    except BadInput:
+        return -1

@@ -12,18 +12,19 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from swarm.bus.embedded import EmbeddedServer
-from swarm.children import Child
-from swarm.client import Swarm
+from swarm.children import RESTART_FIRST_S, RESTART_LONGEST_S, Child, describe_code
 from swarm.config import SETTINGS, Settings, to_toml
 from swarm.errors import BadConfig, BadInput, SwarmError
-from swarm.messages import ShardStats
-from swarm.node import Node, NodePlan
 from swarm.runfile import Announcement, RunFile
 from swarm.runtime import Runtime
+
+if TYPE_CHECKING:
+    from swarm.node import Node
 
 log = structlog.get_logger()
 
@@ -32,10 +33,10 @@ AGENT_GRACE_S = 15.0
 COORDINATOR_GRACE_S = 5.0
 #: A swarm that is not ready after this time will not be.
 READY_S = 30.0
+#: How long to try to reach NATS: whoever runs us is looking on.
+CONNECT_S = 5.0
 #: Between two looks at whether it is.
 LOOK_S = 0.05
-#: Between two looks at whether the embedded server lives.
-PULSE_S = 0.5
 #: How long to wait for the port of the last time.
 LAST_PORT_S = 2.0
 #: Clients that do not ask otherwise find NATS here.
@@ -90,9 +91,9 @@ class Supervisor:
         up.  `stop` must be called in any case.
         """
         plan = self.plan
-        make_data_dir(plan.data_dir)
-        self._announcement = Announcement(plan.data_dir, self._env)
         url = plan.nats_url or await self._start_server()
+        make_logs_dir(plan.data_dir)
+        self._announcement = Announcement(plan.data_dir, self._env)
         settings_path = plan.data_dir / "settings.toml"
         settings_path.write_text(to_toml(plan.settings), "utf-8")
         for name in self._names:
@@ -100,23 +101,10 @@ class Supervisor:
             child = self._child(name, arguments, url)
             self.coordinators.append(child)
             await child.start()
-        self._node = Node(
-            NodePlan(
-                node_id=Runtime().new_name("router-"),
-                roles=("router",),
-                nats_url=url,
-                settings=plan.settings,
-                http_host=plan.http_host,
-                http_port=plan.settings.http_port,
-                connect_s=plan.ready_s,
-            )
-        )
-        await self._node.start()
-        await self._until_ready()
+        node = await self._start_node(url)
+        await self._until_ready(node)
         await self._start_agents(url)
-        run = RunFile(
-            url, self._node.http.url, os.getpid(), str(plan.data_dir), plan.settings.prefix
-        )
+        run = RunFile(url, node.http_url, os.getpid(), str(plan.data_dir), plan.settings.prefix)
         self._announcement.publish(run)
         return run
 
@@ -132,8 +120,9 @@ class Supervisor:
         await asyncio.gather(*(child.stop(COORDINATOR_GRACE_S) for child in self.coordinators))
         if self._node is not None:
             await self._node.stop()
-        if self._server is not None:
-            await self._server.stop()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
 
     # --- parts --------------------------------------------------------------------------
 
@@ -144,14 +133,58 @@ class Supervisor:
             port = await usual_port(read_port(plan.data_dir))
         server = self._server = EmbeddedServer()
         await server.start(plan.data_dir, port=port)
+        url = server.url
         # Agents that outlive us come back to the address that they know.
-        (plan.data_dir / "nats-port").write_text(server.url.rpartition(":")[2], "utf-8")
-        return server.url
+        write_port(plan.data_dir, url)
+        self._pulse = asyncio.create_task(self._keep_server(url), name="nats-server")
+        return url
 
-    async def _until_ready(self) -> None:
+    async def _keep_server(self, url: str) -> None:
+        """Start the embedded server again, at the same address, whenever it ends."""
+        port = int(url.rpartition(":")[2])
+        pause_s = RESTART_FIRST_S
+        while True:
+            server = self._server
+            assert server is not None, "started before"
+            code = await server.wait()
+            how = describe_code(code)
+            log.warning("nats-server ended; it is started again", how=how, pause_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RESTART_LONGEST_S)
+            # Lets go of the data directory.
+            await server.stop()
+            self._server = EmbeddedServer()
+            try:
+                await self._server.start(self.plan.data_dir, port=port)
+            except BadInput as error:
+                self._fail(f"nats-server ended ({how}) and could not be started again: {error}")
+                return
+            log.info("nats-server runs again", nats=url)
+
+    async def _start_node(self, url: str) -> Node:
+        # Imported while the coordinators, already started, do the same.
+        from swarm.node import Node, NodePlan  # noqa: PLC0415
+
+        plan = self.plan
+        node = self._node = Node(
+            NodePlan(
+                node_id=Runtime().new_name("router-"),
+                roles=("router",),
+                nats_url=url,
+                settings=plan.settings,
+                http_host=plan.http_host,
+                http_port=plan.settings.http_port,
+                connect_s=CONNECT_S,
+            )
+        )
+        await node.start()
+        return node
+
+    async def _until_ready(self, node: Node) -> None:
         """Return when every shard has an owner that answers."""
-        node = self._node
-        assert node is not None, "started before"
+        from swarm.client import Swarm  # noqa: PLC0415 - as in `_start_node`
+        from swarm.messages import ShardStats  # noqa: PLC0415
+
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + self.plan.ready_s
         while True:
@@ -205,26 +238,15 @@ class Supervisor:
         self.failed.set()
 
 
-def make_data_dir(path: Path) -> None:
-    """Make it and its `logs`; `BadInput` when that is not possible."""
+def make_logs_dir(data_dir: Path) -> None:
+    """Make it, and what it is in; `BadInput` when that is not possible."""
     try:
-        (path / "logs").mkdir(parents=True, exist_ok=True)
-        writable = os.access(path, os.W_OK | os.X_OK) and os.access(path / "logs", os.W_OK)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInput(
-            f"the data directory {path} cannot be used: {error.filename} is no directory; "
-            "choose another with --data"
-        ) from error
+        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(
-            f"the data directory {path} cannot be made: {error.strerror}; choose one that you "
-            "may write to with --data"
+            f"the data directory {data_dir} cannot be used: {error.strerror}; choose one that "
+            "you may write to with --data"
         ) from error
-    if not writable:
-        raise BadInput(
-            f"the data directory {path} cannot be written to; choose another with --data, or "
-            "change its owner or permissions"
-        )
 
 
 def read_port(data_dir: Path) -> int:
@@ -233,6 +255,11 @@ def read_port(data_dir: Path) -> int:
         return int((data_dir / "nats-port").read_text("utf-8"))
     except (OSError, ValueError):
         return 0
+
+
+def write_port(data_dir: Path, url: str) -> None:
+    """Remember the port for the next time."""
+    (data_dir / "nats-port").write_text(url.rpartition(":")[2], "utf-8")
 
 
 async def usual_port(last: int) -> int:

@@ -31,9 +31,6 @@ JITTER_S = 0.2
 LOOK_S = 1.0
 #: Pause before attaching is tried again when the bus could not be used.
 PAUSE_S = 1.0
-#: A first attach without an answer may have been carried out: for so long its ghost may
-#: make the agent id look taken.
-GHOST_S = 60.0
 #: Handlers that were told to stop get this long; then the agent leaves without them.
 CANCEL_S = 5.0
 #: How long a leaving agent waits for its outcomes to be acknowledged.
@@ -72,6 +69,9 @@ class AgentActor:
         self._drain_s = drain_s
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Message | Callable[[], None]] = Mailbox(MAILBOX_SIZE)
+        # Named here, not by whoever answers: a repeated attach must not make a second
+        # session, which the first one would keep out as another process of the same id.
+        self._first_session = calls.runtime.new_name("s")
         self._cancels: dict[Key, Callable[[str], None]] = {}
         self._listening: dict[str, Subscription] = {}
         self._attaching: asyncio.Task[None] | None = None
@@ -206,20 +206,12 @@ class AgentActor:
             return
 
     async def _ask_to_attach(self, deadline: float | None) -> Attached:
-        core, started = self._core, self._clock()
-
-        def final(refusal: Refusal, unanswered: int) -> bool:
-            ghost = refusal.code == "agent_id_in_use" and unanswered and not core.session
-            if ghost and self._clock() - started < GHOST_S:
-                return False
-            return not refusal.retry
-
-        rules = core.rules
-        attach = Attach(list(rules.work_types), rules.concurrency, core.session, self._takeover)
+        rules, session = self._core.rules, self._core.session
+        attach = Attach(list(rules.work_types), rules.concurrency, session or self._first_session)
         # A takeover ends the others once, not whoever takes over from us later.
-        attach.takeover = self._takeover and not core.session
+        attach.takeover = self._takeover and not session
         subject = self._subjects.attach(self._calls.sender)
-        return await self._calls.ask(subject, attach, _attached, deadline, final=final)
+        return await self._calls.ask(subject, attach, _attached, deadline)
 
     async def _listen(self, attached: Attached) -> None:
         """Hear what comes to the session before anything can be sent to it."""

@@ -23,7 +23,9 @@ from swarm.actors.shard_worker import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
 from swarm.core.admission import admit
+from swarm.core.checks import command_text_bytes
 from swarm.core.credits import CreditPool
+from swarm.core.decide import VERB
 from swarm.core.envelope import FORMAT
 from swarm.core.membership import Members
 from swarm.core.sessions import Sessions
@@ -49,7 +51,7 @@ from swarm.subjects import (
     parse_item_id,
     reply_allowed,
     sender_of,
-    verb_of,
+    shard_of_id,
 )
 
 log = structlog.get_logger()
@@ -192,10 +194,8 @@ class Coordinator(Actor):
             await self._tell_news()
 
     async def _take(self, message: Message) -> None:
-        subject = message.subject[len(self._settings.prefix) + 1 :]
-        kind = subject.split(".", 1)[0]
-        verb = verb_of(subject) if kind == "coordinator" else kind
-        sender = sender_of(subject)
+        # <prefix>.coordinator.<id>.<verb>.<sender>, or <prefix>.<verb>.<sender>
+        _, verb, sender = message.subject.rsplit(".", 2)
         if message.reply and not reply_allowed(message.reply, sender):
             self.bad_replies += 1
             log.warning("dropped: the reply subject is no inbox of the sender", sender=sender)
@@ -255,30 +255,28 @@ class Coordinator(Actor):
 
     async def _on_next(self, message: Message, sender: str) -> None:
         next_: Next = decode_body(_next, message.data)
+        session = next_.session
         for command in next_.done:
-            await self._forward(command, sender, next_.session)
-        slots = self._pool.sessions.get((sender, next_.session))
+            shard = shard_of_id(command.work_item_id)
+            worker = self._shards.get(shard)
+            verb, size = VERB[type(command)], command_text_bytes(command)
+            if worker is not None:
+                worker.put(Request(verb, sender, command, session=session, size=size))
+            elif shard >= 0:
+                subject = self._subjects.shard(shard, verb, sender)
+                await self._send(subject, _encode(command), headers={"Swarm-Session": session})
+            else:
+                await self._refuse_command(command, sender, session)
+        slots = self._pool.sessions.get((sender, session))
         if slots is not None:
             self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
-            await self._lending.grant_wishes()
+            if self._pool.wished():
+                await self._lending.grant_wishes()
 
-    async def _forward(self, command: ItemCommand, agent: str, session: str) -> None:
-        """An outcome goes to the owner of its shard, here or elsewhere."""
-        try:
-            shard, _ = parse_item_id(command.work_item_id)
-        except BadInput as error:
-            refusal = Refusal("bad_request", str(error))
-            ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
-            await self._send(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
-            return
-        verb = command.__struct_config__.tag
-        assert isinstance(verb, str), "item commands are tagged with their verb"
-        worker = self._shards.get(shard)
-        if worker is not None:
-            worker.put(Request(verb, agent, command, session=session, size=_size(command)))
-        else:
-            subject = self._subjects.shard(shard, verb, agent)
-            await self._send(subject, _encode(command), headers={"Swarm-Session": session})
+    async def _refuse_command(self, command: ItemCommand, agent: str, session: str) -> None:
+        refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
+        ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
+        await self._send(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
 
     async def _on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
@@ -375,12 +373,6 @@ class Coordinator(Actor):
             self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()
-
-
-def _size(command: ItemCommand) -> int:
-    """Bytes that the command's own texts add to the log."""
-    texts = (getattr(command, name, None) for name in ("result", "error", "reason", "note"))
-    return sum(len(memoryview(t)) if isinstance(t, msgspec.Raw) else len(t) for t in texts if t)
 
 
 _HANDLERS: dict[str, Callable[[Coordinator, Message, str], Awaitable[None]]] = {

@@ -317,15 +317,19 @@ class ShardWorker(Actor):
     def _serve_credits(self, batch: decide.Batch, answers: Answers, bytes_left: int) -> None:
         """Give ready items to waiting agents, best item first, longest waiting agent first."""
         shard, pool = self._shard, self._around.pool
-        now = self._clock()
-        while bytes_left > 0 and (wanted := self._wanted()):
+        ready, now = shard.lanes.ready, self._clock()
+        wanted = self._wanted()
+        while wanted and bytes_left > 0:
             number = shard.lanes.best(wanted)
             assert number is not None, "there is ready work of every wanted type"
-            slots = pool.take(shard.items[number].work_type, now)
-            assert slots is not None, "there is a free slot for every wanted type"
-            taken = decide.take(shard, number, slots.agent, slots.session, batch)
-            answers.assign(slots.agent, slots.session, taken)
-            bytes_left -= EVENT_BYTES
+            work_type = shard.items[number].work_type
+            slots = pool.take(work_type, now)
+            if slots is not None:
+                taken = decide.take(shard, number, slots.agent, slots.session, batch)
+                answers.assign(slots.agent, slots.session, taken)
+                bytes_left -= EVENT_BYTES
+            if slots is None or not slots.free or not ready[work_type]:
+                wanted = self._wanted()
 
     def _heartbeat(
         self, agent: str, heartbeat: Heartbeat, batch: decide.Batch, answers: Answers

@@ -235,8 +235,9 @@ class Follower:
     def _control(self, consumer: _Consumer, message: Message) -> None:
         headers = message.headers or {}
         last = headers.get("Nats-Last-Consumer")
-        if last is not None and int(last) != consumer.delivered:
-            # What it has sent in between never came.
+        # Anything but a heartbeat or flow control says that the consumer is at its end; and
+        # if it has sent more than we have, that never came.
+        if headers.get("Status") != "100" or (last and int(last) != consumer.delivered):
             consumer.broken.set()
             return
         # Asked to say how far we are: everything before this message has been handed on.

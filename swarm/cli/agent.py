@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.cli import common
 from swarm.cli.main import DONE
+from swarm.cli.quick import import_lean
 from swarm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until told to stop."""
     handler = load_handler(args.handler) if args.handler else None
     url, prefix = common.locate(args)
+    import_lean(url)
     # Imported only once the arguments are known to be good.
     from swarm.agent import Agent
     from swarm.logs import configure_logs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, NoAnswer, Refusal
 from swarm.messages import NULL, TOKEN_PATTERN
 from swarm.runfile import find_run
@@ -139,14 +140,19 @@ def connect(
     args: argparse.Namespace, name: str | None = None
 ) -> AbstractAsyncContextManager[Swarm]:
     """A connection as the swarm's client; `name` is who speaks (an agent's id)."""
+    url, prefix = locate(args)
+    import_lean(url)
     from swarm.client import Swarm
 
-    url, prefix = locate(args)
     return Swarm.connect(url, name=name, prefix=prefix)
 
 
 def run_async(main: Coroutine[Any, Any, int]) -> int:
-    """Run a command's coroutine to its exit code."""
+    """Run a command's coroutine to its exit code; stdout is for its data alone."""
+    import_lean(os.environ.get("NATS_URL", ""))
+    from swarm.logs import configure_logs
+
+    configure_logs(level="warning")
     return asyncio.run(main)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from swarm.cli import common, settings
 from swarm.cli.main import DONE
+from swarm.cli.quick import import_lean
 from swarm.errors import BadInput
 
 HTTP_HOST = "0.0.0.0"
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     common.check_url(url)
     port = None if args.http_port is None else str(args.http_port)
     read, path = settings.read_settings(args, HTTP_PORT=port)
+    import_lean(url)
     # Imported only once the arguments are known to be good.
     from swarm.logs import configure_logs
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.cli import common, settings
 from swarm.cli.main import DONE
+from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, SwarmError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             )
     port = None if args.http_port is None else str(args.http_port)
     read, path = settings.read_settings(args, HTTP_PORT=port)
+    import_lean(url or "")
     # Imported only once the arguments are known to be good.
     from swarm.logs import configure_logs
 

@@ -7,11 +7,13 @@ stack) is refused here, by rules that do not depend on who checks.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 from msgspec import Raw
 
 from swarm.errors import Refusal
-from swarm.messages import PRIORITIES, NewItem
+from swarm.messages import PRIORITIES, Complete, Fail, ItemCommand, NewItem, Progress, Release
 
 #: Arrays and objects within each other.  Decoders recurse: Python's stack of 1000 must
 #: hold these, the log entry around them and whoever reads it.
@@ -93,6 +95,21 @@ def stored_bytes(value: Raw | str) -> int:
     size = len(msgspec.json.encode(value)) - 2
     assert size >= len(value), "JSON shortens no text"
     return size
+
+
+def command_text_bytes(command: ItemCommand) -> int:
+    """Bytes that the command's own text takes in a message or a log."""
+    match command:
+        case Complete():
+            return len(memoryview(command.result))
+        case Fail():
+            return stored_bytes(command.error)
+        case Release():
+            return stored_bytes(command.reason)
+        case Progress():
+            return stored_bytes(command.note)
+        case _:
+            assert_never(command)
 
 
 def too_large(what: str, limit: int) -> Refusal:

@@ -215,7 +215,7 @@ def assignment(shard: Shard, item: Item, hold: Hold) -> Assignment:
 def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) -> Ack:
     """Complete, fail, release or progress of a held item."""
     item = find(shard, command.work_item_id)
-    verb = _VERB[type(command)]
+    verb = VERB[type(command)]
     if verb in _REMEMBERED:
         done = _repeated(shard, command.command_id, command.retry, Taken, out.now)
         if done is not None:
@@ -258,7 +258,8 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
 #: Verbs whose repetition only the dedupe window tells; the others' tells the item's end.
 _REMEMBERED = frozenset({"release", "progress"})
 
-_VERB: dict[type, str] = {
+#: The last but one token of the subject for each command about an item.
+VERB: dict[type[ItemCommand], str] = {
     Complete: "complete",
     Fail: "fail",
     Release: "release",

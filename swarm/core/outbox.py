@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import assert_never
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from swarm.messages import Complete, Fail, ItemCommand, Progress, Release
+from swarm.core.checks import command_text_bytes
+from swarm.messages import ItemCommand
 
 #: What was said and is not acknowledged is said again after this long.
 RESEND_S = 1.0
@@ -48,7 +47,7 @@ class Outbox:
     def say(self, command: ItemCommand, now: float) -> None:
         """Send the command, and again until `answered` or `forget`."""
         assert command.command_id not in self._pending, "command ids are used once"
-        pending = Pending(command, COMMAND_BYTES + _text_bytes(command), now)
+        pending = Pending(command, COMMAND_BYTES + command_text_bytes(command), now)
         self._pending[command.command_id] = pending
         self._to_send.append(pending)
 
@@ -103,22 +102,3 @@ class Outbox:
         if pending.due != NEVER:
             pending.due = NEVER
             self._to_send.append(pending)
-
-
-def _text_bytes(command: ItemCommand) -> int:
-    """Bytes of the command's text as JSON."""
-    match command:
-        case Complete():
-            return len(memoryview(command.result))
-        case Fail():
-            return _json_bytes(command.error)
-        case Release():
-            return _json_bytes(command.reason)
-        case Progress():
-            return _json_bytes(command.note)
-        case _:
-            assert_never(command)
-
-
-def _json_bytes(value: Raw | str) -> int:
-    return len(msgspec.json.encode(value))

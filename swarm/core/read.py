@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swarm.core.checks import stored_bytes
 from swarm.core.shard import Shard
 from swarm.core.work import Item, view
 from swarm.errors import BadInput, Refusal
@@ -11,6 +12,8 @@ from swarm.subjects import parse_item_id
 _STATUSES = ("queued", "claimed", "completed", "dead")
 #: What an item takes in a page besides its own texts.
 _ITEM_BYTES = 400
+#: Items looked at for one page: whoever owns the shard does nothing else meanwhile.
+LOOKED_AT_MAX = 10_000
 
 
 def find(shard: Shard, work_item_id: str) -> Item:
@@ -44,25 +47,40 @@ def check_query(query: List) -> None:
 
 
 def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
-    """The items after `query.after`, oldest first, at most `bytes_max` bytes of them."""
+    """The items after `query.after`, oldest first, at most `bytes_max` bytes of them.
+
+    One item is shown however large it is.  A page may be empty and yet not the last.
+    """
     found = ItemPage([])
     size = 0
-    for number in range(query.after + 1, shard.next_number):
-        candidate = shard.items.get(number)
-        if candidate is None:
-            continue
+    first = max(query.after, 0) + 1
+    for number in range(first, shard.next_number):
+        if number - first >= LOOKED_AT_MAX:
+            found.after = number - 1
+            break
+        candidate = shard.items[number]
         if query.status and candidate.status != query.status:
             continue
         if query.work_type and candidate.work_type != query.work_type:
             continue
+        size += _shown_bytes(candidate)
         if len(found.items) >= query.limit or (found.items and size > bytes_max):
             found.after = number - 1
             break
-        end = candidate.end
-        size += _ITEM_BYTES + len(memoryview(candidate.spec))
-        size += len(memoryview(end.result)) + len(end.error) if end else 0
         found.items.append(view(candidate, shard.number, 0))
     return found
+
+
+def _shown_bytes(candidate: Item) -> int:
+    """At most what the item takes in a page."""
+    size = _ITEM_BYTES + len(memoryview(candidate.spec))
+    hold, end = candidate.hold, candidate.end
+    if end is not None:
+        hold = end.hold
+        size += stored_bytes(end.result) + stored_bytes(end.error)
+    if hold is not None:
+        size += stored_bytes(hold.agent) + stored_bytes(hold.note)
+    return size
 
 
 def stats(shard: Shard) -> ShardStats:

@@ -20,6 +20,8 @@ class _Live:
     session: str
     coordinator: str
     heard_at: float
+    #: Whether it asked to replace whoever was there.
+    takeover: bool = False
 
 
 class Sessions:
@@ -41,51 +43,74 @@ class Sessions:
     ) -> tuple[Attached, Attention]:
         """Take on a session; the answer, and what all coordinators are to hear."""
         check_token("agent id", agent)
+        if not attach.work_types:
+            raise Refusal("bad_request", "work_types is empty; name at least one")
         live = self._live.get(agent)
-        if live is not None and live.session != session and not attach.takeover:
+        takeover, replaced = attach.takeover, ""
+        if live is not None and live.session == session:
+            takeover = takeover or live.takeover
+        elif live is not None:
+            replaced = live.session
             silent_s = now - live.heard_at
-            if silent_s <= HEARTBEATS_MISSED * self._heartbeat_s:
+            if not takeover and silent_s <= self._silence_s():
                 raise Refusal(
                     "agent_id_in_use",
                     f"another live process is attached as {agent!r} (heard of {silent_s:.1f} s "
                     "ago); choose another id, stop the other one, or attach with takeover",
                 )
-        self._live[agent] = _Live(session, self._me, now)
+        self._live[agent] = _Live(session, self._me, now, takeover)
         self._pool.attach(agent, session, attach.work_types, now)
         attached = Attached(session, self._me, self._lease_s, self._heartbeat_s)
-        return attached, Attention(session, self._me, attach.takeover)
+        return attached, Attention(session, self._me, takeover, replaced)
 
     def attention(self, agent: str, heard: Attention, now: float) -> list[tuple[str, Control]]:
         """Some coordinator took on a session: (session, control) of those that end here."""
-        mine = [session for who, session in self._pool.sessions if who == agent]
+        live = self._live.get(agent)
+        if live is None or self._gives_way(live, heard, now):
+            live = _Live(heard.session, heard.coordinator, now, heard.takeover)
+            self._live[agent] = live
         ended: list[tuple[str, Control]] = []
-        stays = heard.session
-        for session in mine:
-            if session == heard.session:
-                if heard.coordinator != self._me:
-                    self._pool.detach(agent, session)
-                continue
-            if not heard.takeover and session < stays:
-                stays = session
-                continue
-            self._pool.detach(agent, session)
-            reason = f"another process has attached as {agent!r}"
-            ended.append((session, Control("superseded", reason=reason)))
-        where = heard.coordinator if stays == heard.session else self._me
-        self._live[agent] = _Live(stays, where, now)
+        for session in self._pool.of_agent(agent):
+            if session != live.session:
+                self._pool.detach(agent, session)
+                ended.append((session, self._superseded(agent)))
+            elif live.coordinator != self._me:
+                # It has moved.
+                self._pool.detach(agent, session)
         return ended
+
+    def _gives_way(self, live: _Live, heard: Attention, now: float) -> bool:
+        """Whether the session in charge, as far as is known here, ends for the new one.
+
+        If the new one was accepted in the knowledge of this one, it does.  Else both were
+        accepted at once, and all coordinators, in whatever order they hear of the two,
+        must choose the same: one that takes over, then the smaller session.
+        """
+        if live.session in (heard.session, heard.replaced):
+            return True
+        if now - live.heard_at > self._silence_s():
+            return True
+        if live.takeover != heard.takeover:
+            return heard.takeover
+        return heard.session < live.session
+
+    def _superseded(self, agent: str) -> Control:
+        return Control("superseded", reason=f"another process has attached as {agent!r}")
 
     def heartbeat(self, agent: str, heartbeat: Heartbeat, now: float) -> Control | None:
         """An agent process is alive; what it must do, if anything."""
-        session = heartbeat.session
+        session = check_token("session", heartbeat.session)
         if heartbeat.leaving:
             self._leave(agent, session)
             return None
         live = self._live.get(agent)
-        other = live is not None and live.session != session
-        if other and live is not None and now - live.heard_at <= self._silence_s():
-            return None
-        self._live[agent] = _Live(session, heartbeat.coordinator, now)
+        same = live is not None and live.session == session
+        if live is not None and not same and now - live.heard_at <= self._silence_s():
+            self._pool.detach(agent, session)
+            # What told it to end may have been lost.
+            return self._superseded(agent) if heartbeat.coordinator == self._me else None
+        takeover = same and live is not None and live.takeover
+        self._live[agent] = _Live(session, heartbeat.coordinator, now, takeover)
         if heartbeat.coordinator == self._me:
             slots = self._pool.attach(agent, session, heartbeat.work_types, now)
             self._pool.update(slots, heartbeat.number, heartbeat.slots, heartbeat.received, now)

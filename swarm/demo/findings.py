@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -40,6 +39,25 @@ class Audit(Struct, omit_defaults=True):
     unreadable: str = ""
 
 
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """`tree` and all below it, in no certain order: `ast.walk` in half its time."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        push_children(node, waiting)
+
+
+def push_children(node: ast.AST, waiting: list[ast.AST]) -> None:
+    """Append the nodes directly below `node`."""
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if value.__class__ is list:
+            waiting.extend(child for child in value if isinstance(child, ast.AST))
+        elif isinstance(value, ast.AST):
+            waiting.append(value)
+
+
 # --- suspicious ---------------------------------------------------------------------
 
 
@@ -47,7 +65,7 @@ def suspicious(file: str, tree: ast.Module) -> Audit:
     """Constructs that are legal and seldom meant."""
     kinds: dict[str, int] = {}
     found: list[Finding] = []
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for check in _CHECKS.get(type(node), ()):
             for line, kind in check(node):
                 kinds[kind] = kinds.get(kind, 0) + 1
@@ -227,7 +245,7 @@ def complexity(file: str, tree: ast.Module) -> Audit:
 def paths_through(function: FunctionDef) -> int:
     """Cyclomatic complexity: 1, plus 1 for each branch; nested functions count by themselves."""
     paths = 1
-    waiting = deque[ast.AST](function.body)
+    waiting: list[ast.AST] = list(function.body)
     while waiting:
         node = waiting.pop()
         if isinstance(node, _NESTED):
@@ -238,7 +256,7 @@ def paths_through(function: FunctionDef) -> int:
             paths += len(node.ifs)
         elif isinstance(node, ast.BoolOp):
             paths += len(node.values) - 1
-        waiting.extend(ast.iter_child_nodes(node))
+        push_children(node, waiting)
     return paths
 
 

@@ -64,8 +64,11 @@ class Attention(Struct, omit_defaults=True):
 
     session: str
     coordinator: str
-    #: Asked to replace a live one; of two that did not, the smaller session stays.
+    #: Asked to replace a live one.
     takeover: bool = False
+    #: The session that was in charge where this one was accepted.  Of two that were
+    #: accepted not knowing of each other, one that takes over stays, else the smaller.
+    replaced: str = ""
 
 
 class Gone(Struct, omit_defaults=True):

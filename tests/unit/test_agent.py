@@ -15,6 +15,7 @@ from swarm.context import Context
 from swarm.errors import BadInput, LeaseLost, NoAnswer, Refusal
 from swarm.messages import Ack, NewItem
 from swarm.runners import InlineRunner
+from swarm.subjects import check_token
 from tests.unit.scripted import (
     ScriptedCoordinator,
     agent,
@@ -25,6 +26,7 @@ from tests.unit.scripted import (
     give_up_on,
     refused,
     run_agent,
+    runtime,
 )
 from tests.unit.sims import loop_time, pass_time, sim
 
@@ -67,6 +69,8 @@ def test_an_agent_attaches_states_its_slots_works_and_leaves() -> None:
         await attached(scripted)
         (attach,) = scripted.of("attach")
         assert attach.subject == "swarm.attach.a1"
+        session = attach.body.pop("session")
+        assert check_token("session", session)
         assert attach.body == {"work_types": ["feature"], "concurrency": 2}
         (first,) = scripted.of("next")
         assert first.subject == "swarm.coordinator.c1.next.a1"
@@ -666,21 +670,32 @@ def test_a_taken_agent_id_is_refused_at_once() -> None:
     sim(scenario)
 
 
-def test_the_ghost_of_our_own_lost_attach_is_waited_out() -> None:
+def test_a_repeated_attach_is_about_the_same_session() -> None:
     async def scenario(world: MemoryWorld) -> None:
         scripted = await coordinator(world)
         answer = scripted.answers["attach"]
-
-        def attach(body: dict[str, Any], number: int) -> Any:
-            # The first was carried out but its answer lost; it looks alive for 15 s.
-            if number == 0:
-                return None
-            return error("agent_id_in_use") if loop_time() < 1015.0 else answer(body, number)
-
-        scripted.answers["attach"] = attach
+        # The first was carried out, but its answer is lost.
+        scripted.answers["attach"] = lambda body, n: answer(body, n) if n else None
         running = run_agent(echo(agent(world)), world)
         await attached(scripted)
+        first, second = scripted.bodies("attach")
+        assert first == second
+        assert first["session"]
         await give_up_on(running)
+
+    sim(scenario)
+
+
+def test_two_processes_never_name_the_same_session() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        scripted = await coordinator(world)
+        for seed in (1, 2):
+            worker = echo(Agent(runner=InlineRunner(), runtime=runtime(world, seed)))
+            running = asyncio.create_task(worker.run(world.connect("a1")))
+            await eventually(lambda: len(scripted.of("attach")) == seed)  # noqa: B023
+            await give_up_on(running)
+        first, second = scripted.bodies("attach")
+        assert first["session"] != second["session"]
 
     sim(scenario)
 

@@ -70,10 +70,10 @@ async def set_by(event: threading.Event) -> None:
 async def test_async_and_plain_handlers_return(runner: HandlerRunner) -> None:
     async def later(ctx: Context) -> int:
         await asyncio.sleep(0)
-        return ctx.payload + 1
+        return int(ctx.payload) + 1
 
     def at_once(ctx: Context) -> int:
-        return ctx.payload + 2
+        return int(ctx.payload) + 2
 
     first, second = await Call(runner, later).outcome(), await Call(runner, at_once).outcome()
     assert isinstance(first, Done)

@@ -9,10 +9,10 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
+import structlog
 
 from swarm.actors import shard_map
 from swarm.actors.coordinator import Coordinator
@@ -23,7 +23,6 @@ from swarm.cli.main import main
 from swarm.cli.submit import COMPLAINTS_MAX
 from swarm.client import Swarm
 from swarm.config import Settings
-from swarm.runtime import Runtime
 
 DEADLINE_S = 30.0
 SETTINGS = Settings(
@@ -37,7 +36,6 @@ class InMemory:
     """What a command connects to: a fresh swarm in its own event loop."""
 
     def __init__(self) -> None:
-        self.world_options: dict[str, Any] = {}
         #: Run before the command.
         self.prepare: Prepare | None = None
         #: Whether somebody does the work.
@@ -47,13 +45,12 @@ class InMemory:
     async def connect(
         self, args: argparse.Namespace, name: str | None = None
     ) -> AsyncIterator[Swarm]:
-        world = MemoryWorld(Random(1), **self.world_options)
-        runtime = Runtime(wall=world.wall if hasattr(world, "wall") else Runtime().wall)
+        world = MemoryWorld.on_wall_clock()
         node = world.connect("node", node="node")
         map_ = await shard_map.agree(node, SETTINGS)
         router = Router(world.connect("router", node="node"), SETTINGS, map_)
         bus = world.connect("coordinator-1", node="node")
-        coordinator = Coordinator(bus, SETTINGS, "coordinator-1", map_, runtime)
+        coordinator = Coordinator(bus, SETTINGS, "coordinator-1", map_)
         await router.start()
         await coordinator.start()
         other = Swarm(world.connect("other", node="other"))
@@ -85,6 +82,14 @@ async def work(swarm: Swarm) -> None:
             await swarm.complete(claimed.work_item_id, claimed.token, 2 * claimed.payload)
         else:
             await swarm.fail(claimed.work_item_id, claimed.token, "no number")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Commands say where logs go, for the whole process."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture

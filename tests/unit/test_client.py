@@ -32,9 +32,10 @@ def item(status: Status = "queued", **fields: Any) -> WorkItem:
     return WorkItem("3-17", "feature", status, "medium", 1.0, finished_at=finished_at, **fields)
 
 
-def described(shard_count: int = 4, **beats: Beat) -> Description:
-    shard_map = ShardMap(1, shard_count, "hash", "consistent_hash", list(beats))
-    return Description("swarm", 1, shard_map, list(beats.values()))
+def described(*beats: Beat, shard_count: int = 4) -> Description:
+    names = [beat.coordinator for beat in beats]
+    shard_map = ShardMap(1, shard_count, "hash", "consistent_hash", names)
+    return Description("swarm", 1, shard_map, list(beats))
 
 
 def beat(name: str, owns: list[int], **ready: int) -> Beat:
@@ -163,7 +164,7 @@ def test_get_shows_the_item() -> None:
 def test_a_listing_goes_through_all_pages_of_all_shards() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        scripted.answers["describe"] = lambda body, n: described(2)
+        scripted.answers["describe"] = lambda body, n: described(shard_count=2)
         pages = {
             ("0", 0): ItemPage([item()], after=4),
             ("0", 4): ItemPage([item(), item()]),
@@ -187,7 +188,7 @@ def test_a_listing_goes_through_all_pages_of_all_shards() -> None:
 def test_stats_of_every_shard_or_the_reason_why_not() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        scripted.answers["describe"] = lambda body, n: described(3)
+        scripted.answers["describe"] = lambda body, n: described(shard_count=3)
 
         def stats(body: dict[str, Any], number: int) -> Any:
             shard = int(scripted.of("stats")[-1].subject.split(".")[2])
@@ -229,8 +230,8 @@ def shards_asked(scripted: Scripted) -> list[int]:
 def test_a_claim_asks_shards_with_ready_work_first() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        beats = {"c1": beat("c1", [0, 1], other=3), "c2": beat("c2", [2], feature=1)}
-        scripted.answers["describe"] = lambda body, n: described(**beats)
+        beats = [beat("c1", [0, 1], other=3), beat("c2", [2], feature=1)]
+        scripted.answers["describe"] = lambda body, n: described(*beats)
         claims(scripted, {2: ["2-5"]})
         found = await swarm.claim(["feature"], lease_s=90)
         assert found is not None
@@ -245,8 +246,8 @@ def test_a_claim_asks_shards_with_ready_work_first() -> None:
 def test_without_news_of_ready_work_every_shard_is_asked_once() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        beats = {"c1": beat("c1", [0, 1]), "c2": beat("c2", [2, 3])}
-        scripted.answers["describe"] = lambda body, n: described(**beats)
+        beats = [beat("c1", [0, 1]), beat("c2", [2, 3])]
+        scripted.answers["describe"] = lambda body, n: described(*beats)
         claims(scripted, {})
         assert await swarm.claim(["feature"]) is None
         assert sorted(shards_asked(scripted)) == [0, 1, 2, 3]
@@ -260,7 +261,7 @@ def test_a_claim_waits_for_work() -> None:
         swarm, scripted = await client(world)
         ready: dict[int, list[str]] = {}
         counts: dict[str, int] = {}
-        scripted.answers["describe"] = lambda body, n: described(c1=beat("c1", [0, 1], **counts))
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [0, 1], **counts))
         claims(scripted, ready)
         claiming = asyncio.create_task(swarm.claim(["feature"], wait_s=30))
         await pass_time(5.0)
@@ -280,7 +281,7 @@ def test_a_claim_waits_for_work() -> None:
 def test_a_claim_gives_up_after_its_waiting_time() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        scripted.answers["describe"] = lambda body, n: described(c1=beat("c1", [0]))
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [0]))
         claims(scripted, {})
         started = loop_time()
         assert await swarm.claim(["feature"], wait_s=3) is None
@@ -292,7 +293,7 @@ def test_a_claim_gives_up_after_its_waiting_time() -> None:
 def test_an_unanswered_claim_is_repeated_as_it_was() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        scripted.answers["describe"] = lambda body, n: described(c1=beat("c1", [0], feature=1))
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [0], feature=1))
         # It was carried out the first time; its answers get lost for a while.
         scripted.answers["claim"] = lambda body, n: assignment("0-1") if n >= 4 else None
         found = await swarm.claim(["feature"], wait_s=20)
@@ -308,7 +309,7 @@ def test_an_unanswered_claim_is_repeated_as_it_was() -> None:
 def test_a_claim_without_any_answer_says_what_may_have_happened() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
-        scripted.answers["describe"] = lambda body, n: described(c1=beat("c1", [3], feature=1))
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [3], feature=1))
         with pytest.raises(NoAnswer, match=r"shard 3.*lease"):
             await swarm.claim(["feature"])
 

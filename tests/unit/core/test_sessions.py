@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 
@@ -204,7 +205,8 @@ def test_of_two_that_attach_at_once_exactly_one_stays(race: str, earlier: str) -
         assert (winner, "superseded") not in told
         # And all of them know who is in charge: nobody else may come …
         for place in places:
-            assert refusal_of(lambda at=place: at.attach("s5", now=1.0)).code == "agent_id_in_use"
+            refusal = refusal_of(partial(place.attach, "s5", now=1.0))
+            assert refusal.code == "agent_id_in_use"
         # … but the winner may move.
         _, moved = places[2].sessions.attach("a", winner, ATTACH, 1.0)
         for place in places:
