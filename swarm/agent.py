@@ -24,7 +24,7 @@ from swarm.actors.agent import AgentActor
 from swarm.bus.base import Bus
 from swarm.calls import Calls
 from swarm.connecting import connect_bus
-from swarm.context import Context, HandlerExecution
+from swarm.context import Context, HandlerExecution, is_async
 from swarm.core.agent import AgentCore
 from swarm.core.handling import AgentRules, Failed
 from swarm.errors import BadInput, LeaseLost
@@ -219,7 +219,8 @@ class _Launcher:
     """Starts the handler of an assignment."""
 
     def __init__(self, handlers: dict[str, Handler], runner: HandlerRunner) -> None:
-        self._handlers = handlers
+        #: Each handler, and whether it is async.
+        self._handlers = {name: (handler, is_async(handler)) for name, handler in handlers.items()}
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -229,13 +230,13 @@ class _Launcher:
         work_item_id, token = assignment.work_item_id, assignment.token
         try:
             item = ClaimedItem.of(assignment)
-            handler = self._handlers[item.item.work_type]
+            handler, handler_is_async = self._handlers[item.item.work_type]
         except (msgspec.MsgspecError, KeyError) as error:
             why = f"this agent cannot work on the item: {type(error).__name__}: {error}"
             self.actor.ended(work_item_id, token, Failed(why))
             return lambda _reason: None
         context = Context(item, self._say)
-        execution = HandlerExecution(handler, context)
+        execution = HandlerExecution(handler, context, is_async=handler_is_async)
 
         def ended(outcome: Any) -> None:
             self.actor.ended(work_item_id, token, outcome)

@@ -90,18 +90,26 @@ class Context:
         self._cancel_reason = reason
 
 
+def is_async(handler: Callable[[Context], Any]) -> bool:
+    """Whether `handler` is an async function, or an object with an async call."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is wanted
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
 class HandlerExecution:
     """One call of a handler; see `swarm.runners.Execution`."""
 
-    def __init__(self, handler: Callable[[Context], Any], context: Context) -> None:
+    def __init__(
+        self, handler: Callable[[Context], Any], context: Context, *, is_async: bool
+    ) -> None:
         self._handler = handler
         self._context = context
+        self._is_async = is_async
 
     @property
     def is_async(self) -> bool:
-        """Whether the handler is an async function, or an object with an async call."""
-        call = getattr(self._handler, "__call__", None)  # noqa: B004 - its kind is wanted
-        return inspect.iscoroutinefunction(self._handler) or inspect.iscoroutinefunction(call)
+        """Whether the handler is an async one."""
+        return self._is_async
 
     async def run_async(self) -> Outcome:
         """Call the async handler."""

@@ -139,6 +139,7 @@ class Node:
                         plan.node_id,
                         prefix=settings.prefix,
                         name=f"swarm {plan.node_id}",
+                        connect_timeout_s=max(0.1, give_up_at - time.monotonic()),
                         replicas=settings.replicas,
                     )
                 self._map = await shard_map.agree(self._bus, settings)

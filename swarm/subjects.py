@@ -92,7 +92,8 @@ def reply_allowed(reply: str, sender: str) -> bool:
     a log by naming that as the reply subject.
     """
     inbox = f"_INBOX.{sender}."
-    return reply.startswith(inbox) and len(reply) > len(inbox) and "*" not in reply
+    wild = "*" in reply or ">" in reply
+    return reply.startswith(inbox) and len(reply) > len(inbox) and not wild
 
 
 def item_id(shard: int, number: int) -> str:

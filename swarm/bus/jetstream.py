@@ -79,7 +79,7 @@ async def connect(
     urls = [part for part in map(str.strip, url.split(",")) if part]
     if not urls:
         raise BadInput("the NATS URL is empty; one looks like nats://127.0.0.1:4222")
-    target = Target(urls=urls, sender=sender, name=name, dial_timeout_s=connect_timeout_s)
+    target = Target(urls=urls, sender=sender, name=name)
     client = await _first_client(target, connect_timeout_s)
     try:
         bus = JetStreamBus(target, client.max_payload, prefix, replicas)
@@ -93,16 +93,19 @@ async def connect(
 async def _first_client(target: Target, timeout_s: float) -> NatsClient:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
+    first: BusUnavailable | None = None
     while True:
         try:
-            return await target.dial()
+            return await target.dial(max(deadline - loop.time(), TRY_AGAIN_S))
         except BusUnavailable as error:
+            # That there was no time left for the last try says nothing about the reason.
+            shown = first if first and isinstance(error.__cause__, TimeoutError) else error
             # Whom it does not let in it will not let in a moment later.
             refused = "authorization" in str(error).lower()
             if refused or loop.time() + TRY_AGAIN_S >= deadline:
-                raise
+                raise shown from shown.__cause__
+            first = shown
         await asyncio.sleep(TRY_AGAIN_S)
-        target.dial_timeout_s = max(deadline - loop.time(), TRY_AGAIN_S)
 
 
 class JetStreamBus(NatsLink):
@@ -310,13 +313,21 @@ class JetStreamBus(NatsLink):
         return Reply(error=_decode_stored(message.data).error)
 
     async def _with_bucket(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
-        """`ask`, and once more after making the bucket if it turns out to be missing."""
+        """`ask`, and again after making the bucket if it turns out to be missing."""
+        deadline = self._loop.time() + CALL_TIMEOUT_S
         reply = await ask()
         if reply.error is None or reply.error.err_code != NO_STREAM:
             return reply
         what = f"creating the state bucket {self._bucket}"
         await self._create(what, bucket_config(self._bucket, self._replicas))
-        return await ask()
+        while True:
+            reply = await ask()
+            if reply.error is None or reply.error.err_code != NO_STREAM:
+                return reply
+            # In a cluster it takes a moment until every server knows of it.
+            if self._loop.time() + TRY_AGAIN_S >= deadline:
+                raise BusTimeout(f"{what}: made, but not there yet")
+            await asyncio.sleep(TRY_AGAIN_S)
 
     def _key_subject(self, key: str) -> str:
         if not KEY.fullmatch(key):

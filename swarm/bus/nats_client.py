@@ -188,9 +188,8 @@ class Target:
     sender: str
     #: Shown in NATS's monitoring; default: the sender.
     name: str = ""
-    dial_timeout_s: float = 5.0
 
-    async def dial(self) -> NatsClient:
+    async def dial(self, timeout_s: float) -> NatsClient:
         """Connect to one of the servers, each tried at most twice.
 
         Raises `BusUnavailable` if none can be reached, lets us in and is of use; `BadInput`
@@ -198,8 +197,8 @@ class Target:
         """
         client = NatsClient()
         try:
-            async with asyncio.timeout(self.dial_timeout_s):
-                await self._connect(client)
+            async with asyncio.timeout(timeout_s):
+                await self._connect(client, timeout_s)
             client._watch_tasks()
             _check_version(client)
         except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -210,7 +209,7 @@ class Target:
             raise
         return client
 
-    async def _connect(self, client: NatsClient) -> None:
+    async def _connect(self, client: NatsClient, timeout_s: float) -> None:
         await client.connect(
             self.urls,
             name=self.name or self.sender,
@@ -220,7 +219,7 @@ class Target:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             # Of several servers one that swallows everything must not use up the time.
-            connect_timeout=min(ceil(self.dial_timeout_s), 2),
+            connect_timeout=min(ceil(timeout_s), 2),
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=2,
             # No limits, so that nothing is ever waited for (see the top).

@@ -350,7 +350,7 @@ class NatsLink:
                 log.exception("bus_not_reconnected", sender=self.sender)
 
     async def _dial_and_restore(self) -> NatsClient:
-        client = await self._target.dial()
+        client = await self._target.dial(CALL_TIMEOUT_S)
         try:
             await self._restore(client)
         except BaseException:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from swarm.errors import BadConfig
 from swarm.messages import TOKEN_PATTERN, Beat
 
-_RULE = re.compile(r"^(\S+)\s*->\s*([A-Za-z0-9][A-Za-z0-9_-]*)(?::\d{1,5})?$")
+_RULE = re.compile(r"^(\S+)\s*->\s*([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?::[0-9]{1,5})?$")
 _TYPE = re.compile(TOKEN_PATTERN)
 
 

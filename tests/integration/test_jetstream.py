@@ -54,6 +54,9 @@ class Restartable:
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self._server.pid, number)
+        if number == signal.SIGSTOP:
+            # Some of its threads run on for a moment.
+            os.waitid(os.P_PID, self._server.pid, os.WSTOPPED)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from swarm.agent import Agent
 from swarm.bus.memory import MemoryWorld
-from swarm.context import Context, HandlerExecution
+from swarm.context import Context, HandlerExecution, is_async
 from swarm.core.handling import Done, Failed, Outcome, Stopped
 from swarm.errors import LeaseLost
 from swarm.items import ClaimedItem
@@ -49,7 +49,8 @@ class Call:
     def __init__(self, runner: HandlerRunner, handler: Callable[[Context], Any]) -> None:
         self.context = Context(ClaimedItem.of(assignment(payload=7)), lambda *_: None)
         self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._stop = runner.run(HandlerExecution(handler, self.context), self.ended.set_result)
+        execution = HandlerExecution(handler, self.context, is_async=is_async(handler))
+        self._stop = runner.run(execution, self.ended.set_result)
 
     def cancel(self) -> None:
         self.context.cancel("scripted")
@@ -341,7 +342,7 @@ def test_a_stuck_plain_handler_does_not_hold_up_the_end_of_the_process() -> None
             runner = ThreadRunner(1)
             await runner.start()
             context = Context(ClaimedItem.of(assignment()), lambda *_: None)
-            runner.run(HandlerExecution(stuck, context), print)
+            runner.run(HandlerExecution(stuck, context, is_async=False), print)
             await asyncio.to_thread(started.wait)
             await runner.close()
 

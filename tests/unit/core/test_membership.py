@@ -206,20 +206,23 @@ def test_one_that_is_not_in_the_map_opens_nothing() -> None:
     assert opens("stranger", {}, settled=True) == []
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_it_settles_with_one_owner_for_each_shard_and_stays(seed: int) -> None:
-    """However the first ones start: each opens by what it heard a round ago."""
-    owns: dict[str, list[int]] = {name: [] for name in NAMES}
-    for turn in range(6):
+@pytest.mark.parametrize("starts", list(itertools.product((0, 1, 3), repeat=3)), ids=str)
+def test_it_settles_with_one_owner_for_each_shard_and_stays(starts: tuple[int, ...]) -> None:
+    """Whenever each starts; each goes by what it heard a round ago."""
+    owns: dict[str, list[int]] = {}
+    history = []
+    for turn in range(10):
         heard = lives(owns)
-        for place, me in enumerate(NAMES):
-            if turn * 3 + place < seed % 7:
-                continue  # has not started yet
-            new = opens(me, heard, tuple(owns[me]), settled=turn > place)
-            # The log lets exactly one open a shard; the first to try is it.
+        for me, start in zip(NAMES, starts, strict=True):
+            if turn < start:
+                continue
+            mine = owns.setdefault(me, [])
+            new = opens(me, heard, tuple(mine), settled=turn >= start + 2)
+            # The log lets only the first to try open a shard that nobody owned.
             taken = set(itertools.chain(*owns.values()))
-            owns[me] = [*owns[me], *(shard for shard in new if shard not in taken)]
-        if turn == 4:
-            settled = {name: list(shards) for name, shards in owns.items()}
+            mine.extend(shard for shard in new if shard not in taken)
+        history.append({me: list(shards) for me, shards in owns.items()})
     assert sorted(itertools.chain(*owns.values())) == list(range(SHARDS))
-    assert owns == settled, "and nothing moves any more"
+    assert history[6:] == history[5:-1], "and nothing moves any more"
+    if len(set(starts)) == 1:
+        assert owns == {name: firsts(name) for name in NAMES}
