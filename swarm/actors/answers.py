@@ -65,22 +65,23 @@ class Answers:
         """Something an agent session must do."""
         self._controls.append((agent, session, control))
 
-    def messages(
-        self, subjects: Subjects, bytes_max: int, as_of: int
-    ) -> Iterator[tuple[str, bytes]]:
-        """(subject, data) of all, for sending once the batch `as_of` is durable."""
+    def encoded(self, subjects: Subjects, bytes_max: int) -> list[tuple[str, bytes]]:
+        """(subject, data) of all but readings, to be sent once the batch is durable."""
+        ready: list[tuple[str, bytes]] = []
         for (agent, session), work in self._work.items():
             subject = subjects.agent_work(agent, session)
-            for part in split_work(work, bytes_max // 2):
-                yield subject, _encode(part)
-        for to, body in self._replies:
-            yield to, _encode(body)
+            ready += [(subject, _encode(part)) for part in split_work(work, bytes_max // 2)]
+        ready += [(to, _encode(body)) for to, body in self._replies]
+        for agent, session, control in self._controls:
+            ready.append((subjects.agent_control(agent, session), _encode(control)))
+        return ready
+
+    def readings(self, as_of: int) -> Iterator[tuple[str, bytes]]:
+        """(subject, data) of the readings, now that the batch `as_of` is durable."""
         for to, read in self._readings:
             reading = read()
             reading.as_of = as_of
             yield to, _encode(reading)
-        for agent, session, control in self._controls:
-            yield subjects.agent_control(agent, session), _encode(control)
 
     def _work_for(self, agent: str, session: str) -> Work:
         work = self._work.get((agent, session))

@@ -8,7 +8,7 @@ its to own, and asks for free slots where work is ready.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -18,7 +18,7 @@ from swarm.actors.answers import error_body, error_reply
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
-from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.shard_worker import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
@@ -89,6 +89,7 @@ class Coordinator(Actor):
         self._instance = self._runtime.new_name("")
         self._mailbox: Mailbox[Message] = Mailbox(settings.mailbox_size)
         self._send = Sender(bus)
+        self._say = Outgoing(self._send)
         self._pool = CreditPool()
         self._members = Members(settings.missed_s)
         self._sessions = Sessions(
@@ -107,7 +108,7 @@ class Coordinator(Actor):
             committed=self._look_for_takers,
         )
         self._shards = Ownership(around, shard_map)
-        self._lending = Lending(self.name, self._pool, self._shards, self._send, self._subjects)
+        self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -180,7 +181,7 @@ class Coordinator(Actor):
         while True:
             await self._mailbox.wait()
             while self._mailbox:
-                await self._take(self._mailbox.pop())
+                self._take(self._mailbox.pop())
             tick, self._tick_wanted = self._tick_wanted, False
             for worker in self._shards:
                 worker.look_for_slots()
@@ -188,12 +189,14 @@ class Coordinator(Actor):
                     # From here, as every heartbeat that has arrived is with its worker now.
                     worker.tick()
             live = self._members.live(self._clock())
-            await self._lending.offer(live)
+            self._lending.give_back()
+            self._lending.offer(live)
             if self._takers_wanted and len(live) > 1:
-                await self._seek_takers(live)
-            await self._tell_news()
+                self._seek_takers(live)
+            self._tell_news()
+            await self._say.flush()
 
-    async def _take(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
         # <prefix>.coordinator.<id>.<verb>.<sender>, or <prefix>.<verb>.<sender>
         _, verb, sender = message.subject.rsplit(".", 2)
         if message.reply and not reply_allowed(message.reply, sender):
@@ -205,15 +208,15 @@ class Coordinator(Actor):
             if handler is None:
                 known = ", ".join(_HANDLERS)
                 raise Refusal("bad_request", f"unknown verb {verb!r}; a coordinator knows {known}")
-            await handler(self, message, sender)
+            handler(self, message, sender)
         except (Refusal, BadInput) as error:
             refusal = error if isinstance(error, Refusal) else Refusal("bad_request", str(error))
             if message.reply:
-                await self._send(message.reply, error_reply(refusal))
+                self._say(message.reply, error_reply(refusal))
 
     # --- submissions -------------------------------------------------------------------
 
-    async def _on_submit(self, message: Message, sender: str) -> None:
+    def _on_submit(self, message: Message, sender: str) -> None:
         limit = self._bus.max_payload // 2
         if len(message.data) > limit:
             raise Refusal(
@@ -226,7 +229,7 @@ class Coordinator(Actor):
         admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
-            await self._send(message.reply, _encode(SubmitReply(part, submit.command_id)))
+            self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
         for shard, items in admitted.parts.items():
             worker = self._shards.get(shard)
             if worker is not None:
@@ -234,26 +237,26 @@ class Coordinator(Actor):
                 worker.put(Request("submit", sender, items, message.reply, size=size))
             else:
                 subject = self._subjects.shard(shard, "submit", sender)
-                await self._send(subject, _encode(items), message.reply)
+                self._say(subject, _encode(items), message.reply)
 
     # --- agents ------------------------------------------------------------------------
 
-    async def _on_attach(self, message: Message, sender: str) -> None:
+    def _on_attach(self, message: Message, sender: str) -> None:
         attach: Attach = decode_body(_attach, message.data)
         minted = message.headers.get("Swarm-Session", "") if message.headers else ""
         session = attach.session or minted or self._runtime.new_name("s")
         check_token("session", session)
         attached, attention = self._sessions.attach(sender, session, attach, self._clock())
-        await self._send(self._subjects.attached(sender), _encode(attention))
+        self._say(self._subjects.attached(sender), _encode(attention))
         if message.reply:
-            await self._send(message.reply, _encode(attached))
+            self._say(message.reply, _encode(attached))
 
-    async def _on_attached(self, message: Message, sender: str) -> None:
+    def _on_attached(self, message: Message, sender: str) -> None:
         heard: Attention = decode_body(_attention, message.data)
         for session, control in self._sessions.attention(sender, heard, self._clock()):
-            await self._send(self._subjects.agent_control(sender, session), _encode(control))
+            self._say(self._subjects.agent_control(sender, session), _encode(control))
 
-    async def _on_next(self, message: Message, sender: str) -> None:
+    def _on_next(self, message: Message, sender: str) -> None:
         next_: Next = decode_body(_next, message.data)
         session = next_.session
         for command in next_.done:
@@ -264,26 +267,26 @@ class Coordinator(Actor):
                 worker.put(Request(verb, sender, command, session=session, size=size))
             elif shard >= 0:
                 subject = self._subjects.shard(shard, verb, sender)
-                await self._send(subject, _encode(command), headers={"Swarm-Session": session})
+                self._say(subject, _encode(command), headers={"Swarm-Session": session})
             else:
-                await self._refuse_command(command, sender, session)
+                self._refuse_command(command, sender, session)
         slots = self._pool.sessions.get((sender, session))
         if slots is not None:
             self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
             if self._pool.wished():
-                await self._lending.grant_wishes()
+                self._lending.grant_wishes()
 
-    async def _refuse_command(self, command: ItemCommand, agent: str, session: str) -> None:
+    def _refuse_command(self, command: ItemCommand, agent: str, session: str) -> None:
         refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
         ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
-        await self._send(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
+        self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
 
-    async def _on_heartbeat(self, message: Message, sender: str) -> None:
+    def _on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
         control = self._sessions.heartbeat(sender, heartbeat, self._clock())
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
-            await self._send(subject, _encode(control))
+            self._say(subject, _encode(control))
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))
@@ -292,7 +295,7 @@ class Coordinator(Actor):
             if listed or worker.knows(sender, heartbeat.session):
                 part = msgspec.structs.replace(heartbeat, held=listed)
                 worker.put(Request("heartbeat", sender, part))
-        await self._lending.grant_wishes()
+        self._lending.grant_wishes()
 
     def _shard_lost(self, shard: int, why: str, alarm: bool) -> None:
         self._shards.lost(shard, why, alarm)
@@ -302,22 +305,22 @@ class Coordinator(Actor):
         self._takers_wanted = True
         self._mailbox.wake()
 
-    async def _seek_takers(self, live: dict[str, Beat]) -> None:
-        if await self._lending.seek(live):
+    def _seek_takers(self, live: dict[str, Beat]) -> None:
+        if self._lending.seek(live):
             self._takers_wanted = False
             return
         # Too early: once more a little later.  Waking up twice does no harm.
         asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
 
-    async def _on_borrow(self, message: Message, sender: str) -> None:
-        await self._lending.on_borrow(message.data, sender)
+    def _on_borrow(self, message: Message, sender: str) -> None:
+        self._lending.on_borrow(message.data, sender)
 
-    async def _on_lend(self, message: Message, sender: str) -> None:
-        self._lending.on_lend(message.data)
+    def _on_lend(self, message: Message, sender: str) -> None:
+        self._lending.on_lend(message.data, sender)
 
     # --- beats --------------------------------------------------------------------------
 
-    async def _on_beat(self, message: Message, sender: str) -> None:
+    def _on_beat(self, message: Message, sender: str) -> None:
         beat: Beat = decode_body(_beat, message.data)
         if beat.coordinator == self.name and beat.instance == self._instance:
             self._heard_self_at = self._clock()
@@ -328,22 +331,23 @@ class Coordinator(Actor):
 
     async def _beat_forever(self) -> None:
         while True:
-            await self._beat()
-            await self._look_around()
+            self._beat()
+            self._look_around()
+            await self._say.flush()
             await asyncio.sleep(self._settings.beat_s)
 
-    async def _tell_news(self) -> None:
+    def _tell_news(self) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
         shown = self._shown
         newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
         newly_served = shown.idle.keys() != self._pool.served.keys()
         if newly_ready or newly_served or shown.owns != self.owned:
-            await self._beat()
+            self._beat()
 
-    async def _beat(self) -> None:
+    def _beat(self) -> None:
         self._beat_number += 1
         self._shown = self._make_beat()
-        await self._send(self._subjects.beat(self.name), _encode(self._shown))
+        self._say(self._subjects.beat(self.name), _encode(self._shown))
 
     def _make_beat(self) -> Beat:
         return Beat(
@@ -359,14 +363,14 @@ class Coordinator(Actor):
             draining=self.draining,
         )
 
-    async def _look_around(self) -> None:
+    def _look_around(self) -> None:
         now = self._clock()
         self._sessions.drop_silent(now)
         self._pool.expire(now)
         # Who hears nothing must not take the others for dead.
         if self._hearing():
             for name in self._members.newly_dead(now):
-                await self._send(self._subjects.gone(name), _encode(Gone(name, self.name)))
+                self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
             live = self._members.live(now)
             if not self.draining:
                 self._shards.open_what_is_ours(live)
@@ -375,7 +379,7 @@ class Coordinator(Actor):
         self._mailbox.wake()
 
 
-_HANDLERS: dict[str, Callable[[Coordinator, Message, str], Awaitable[None]]] = {
+_HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
     "submit": Coordinator._on_submit,
     "attach": Coordinator._on_attach,
     "next": Coordinator._on_next,

@@ -8,7 +8,7 @@ import msgspec
 
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
-from swarm.actors.sending import Sender
+from swarm.actors.sending import Outgoing
 from swarm.core.credits import CreditPool
 from swarm.messages import Beat, Borrow, Credit, Lend
 from swarm.subjects import Subjects
@@ -29,19 +29,19 @@ class Lending:
     """The part of a coordinator that borrows and lends free slots."""
 
     def __init__(
-        self, me: str, pool: CreditPool, shards: Ownership, send: Sender, subjects: Subjects
+        self, me: str, pool: CreditPool, shards: Ownership, say: Outgoing, subjects: Subjects
     ) -> None:
         self._me = me
         self._pool = pool
         self._shards = shards
-        self._send = send
+        self._say = say
         self._subjects = subjects
         self._clock = asyncio.get_running_loop().time
         self._sought_at = -SEEK_S
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
-    async def on_borrow(self, data: bytes, peer: str) -> None:
+    def on_borrow(self, data: bytes, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
         borrow: Borrow = decode_body(_borrow, data)
         now = self._clock()
@@ -53,15 +53,24 @@ class Lending:
             lent += part
             short = asked - sum(credit.slots for credit in part)
             self._pool.wish(work_type, peer, short, now + LEND_S)
-        await self._lend(peer, lent)
+        self._lend(peer, lent)
 
-    def on_lend(self, data: bytes) -> None:
-        """A peer moved slots here."""
+    def on_lend(self, data: bytes, peer: str) -> None:
+        """A peer moved slots here, or back here."""
         lend: Lend = decode_body(_lend, data)
         for credit in lend.credits:
-            self._pool.borrowed(credit, self._clock() + lend.expires_s)
+            if lend.expires_s > 0:
+                self._pool.borrowed(credit, self._clock() + lend.expires_s, peer)
+            else:
+                self._pool.returned(credit)
+        self.grant_wishes()
 
-    async def grant_wishes(self) -> None:
+    def give_back(self) -> None:
+        """Return borrowed slots that nothing here can use: the work was done meanwhile."""
+        for lender, unused in self._pool.unused(self._shards.ready()).items():
+            self._lend(lender, unused, 0.0)
+
+    def grant_wishes(self) -> None:
         """Give slots that came free to the peers that asked, in turn with our own shards."""
         wished = self._pool.wished()
         if not wished:
@@ -69,9 +78,9 @@ class Lending:
         now, ready = self._clock(), self._shards.ready()
         for work_type in wished:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
-                await self._lend(*granted)
+                self._lend(*granted)
 
-    async def offer(self, live: dict[str, Beat]) -> None:
+    def offer(self, live: dict[str, Beat]) -> None:
         """Move free slots that nothing here can use to peers whose beats show ready work."""
         now, ready = self._clock(), self._shards.ready()
         for work_type in self._pool.waiting():
@@ -86,9 +95,9 @@ class Lending:
                 lent = self._pool.lend(work_type, room, now)
                 given = sum(credit.slots for credit in lent)
                 self._offered[peer, work_type] = (beat.number, offered + given)
-                await self._lend(peer, lent)
+                self._lend(peer, lent)
 
-    async def seek(self, live: dict[str, Beat]) -> bool:
+    def seek(self, live: dict[str, Beat]) -> bool:
         """Ask peers for slots for what is ready here and has no taker.
 
         False when it is too early to ask again: call it once more in `SEEK_S`.
@@ -105,7 +114,7 @@ class Lending:
                 needed.setdefault(peer, {})[work_type] = ready
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
-            await self._send(subject, _encode(Borrow(types)))
+            self._say(subject, _encode(Borrow(types)))
         return True
 
     def _askable(self, work_type: str, live: dict[str, Beat]) -> list[str]:
@@ -121,7 +130,7 @@ class Lending:
         best = [name for name, idle in peers.items() if idle == most]
         return best[:1] if most else best
 
-    async def _lend(self, peer: str, lent: list[Credit]) -> None:
+    def _lend(self, peer: str, lent: list[Credit], expires_s: float = LEND_S) -> None:
         if lent:
             subject = self._subjects.coordinator(peer, "lend", self._me)
-            await self._send(subject, _encode(Lend(lent, LEND_S)))
+            self._say(subject, _encode(Lend(lent, expires_s)))

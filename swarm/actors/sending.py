@@ -48,6 +48,34 @@ class Sender:
         task.add_done_callback(lambda done: self._soon.pop(done, None))
 
 
+class Outgoing:
+    """What an actor has to say, said when it has decided all that was in its mailbox.
+
+    Handlers stay plain functions that way, and nothing is decided while one is sending.
+    """
+
+    def __init__(self, send: Sender) -> None:
+        self._send = send
+        self._messages: list[tuple[str, bytes, str, Mapping[str, str] | None]] = []
+
+    def __call__(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say it with the next `flush`."""
+        self._messages.append((subject, data, reply, headers))
+
+    async def flush(self) -> None:
+        """Send all, in order."""
+        while self._messages:
+            messages, self._messages = self._messages, []
+            for subject, data, reply, headers in messages:
+                await self._send(subject, data, reply, headers)
+
+
 async def unsubscribe(subscriptions: Iterable[Subscription]) -> None:
     """End all; on a connection that is gone they have ended already."""
     for subscription in subscriptions:

@@ -11,6 +11,7 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -216,9 +217,16 @@ class ShardWorker(Actor):
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             return False
         started = self._clock()
-        seq = await self._fenced.append(batch.events, batch.now)
+        append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now))
+        try:
+            # While it is under way nothing is decided, but answers can be encoded.
+            await asyncio.sleep(0)
+            ready = answers.encoded(self._around.subjects, self._bus.max_payload)
+            seq = await append
+        finally:
+            append.cancel()
         self._account(batch, answers, started)
-        for subject, data in answers.messages(self._around.subjects, self._bus.max_payload, seq):
+        for subject, data in itertools.chain(ready, answers.readings(seq)):
             await self._around.send(subject, data)
         self._around.committed()
         return bool(self._mailbox) or bool(self._wanted())
@@ -328,7 +336,7 @@ class ShardWorker(Actor):
                 taken = decide.take(shard, number, slots.agent, slots.session, batch)
                 answers.assign(slots.agent, slots.session, taken)
                 bytes_left -= EVENT_BYTES
-            if slots is None or not slots.free or not ready[work_type]:
+            if slots is None or not ready[work_type] or not pool.has_free(work_type):
                 wanted = self._wanted()
 
     def _heartbeat(

@@ -29,6 +29,9 @@ class Buffer:
     def add(self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
         """Keep a message; `BusUnavailable` when there is no room, ValueError if it is none."""
         check_subject(subject)
+        if reply:
+            check_subject(reply)
+        encode_headers(headers or {})
         size = len(subject) + len(reply) + len(data) + headers_size(headers)
         if self._size + size > BUFFER_MAX:
             raise BusUnavailable(
@@ -55,3 +58,12 @@ def check_line(subject: str, reply: str) -> None:
             f"subject and reply subject have {size} bytes, the limit is {LINE_MAX}; "
             f"the subject begins with {subject[:60]!r}"
         )
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Headers as they travel; ValueError for what would break them."""
+    lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
+    text = "".join(lines)
+    if text.count("\n") != len(lines) or text.count("\r") != len(lines):
+        raise ValueError(f"a header has a line break in it: {dict(headers)!r}")
+    return f"NATS/1.0\r\n{text}\r\n".encode()

@@ -27,7 +27,7 @@ from swarm.bus.memory_routes import check_pattern
 from swarm.bus.nats_answers import Answers, check_responders, fail, settle
 from swarm.bus.nats_buffer import BUFFER_MAX, Buffer, check_line
 from swarm.bus.nats_client import ConnectionLost, NatsClient, Target, with_credentials
-from swarm.errors import BusTimeout, BusUnavailable, PayloadTooLarge, SwarmError
+from swarm.errors import BusTimeout, BusUnavailable, SwarmError
 
 log = structlog.get_logger()
 
@@ -150,13 +150,9 @@ class NatsLink:
             self._buffer.add(subject, data, reply, headers)
             return
         try:
-            await client.publish(subject, data, reply, dict(headers) if headers else None)
-        except nats.errors.MaxPayloadError as error:
-            raise PayloadTooLarge(f"the server takes no message of {len(data)} bytes") from error
-        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
-            raise ValueError(f"cannot publish to {subject!r} (reply {reply!r}): {error}") from error
-        except nats.errors.Error:
-            # The connection has just been lost, and that is not noted in `_client` yet.
+            client.send(subject, data, reply, headers)
+        except ConnectionLost:
+            # Just now, and it is not noted in `_client` yet.
             self._buffer.add(subject, data, reply, headers)
 
     async def _make_room(self, client: NatsClient) -> NatsClient | None:
@@ -368,7 +364,7 @@ class NatsLink:
             unsent = self._buffer.take()
             if unsent is None:
                 break
-            await client.publish(*unsent)
+            client.send(*unsent)
         # From here to the end nothing is awaited, so nothing can be added unseen.
         self._learn_urls(client)
         self._client = client

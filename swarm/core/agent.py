@@ -272,6 +272,7 @@ class AgentCore:
 
     def _state(self) -> int:
         """The free slots are being told: the number of this statement."""
+        assert self.session, "there is nobody to tell before the first attach"
         self._number += 1
         self._believed = self.slots()
         return self._number
@@ -322,8 +323,7 @@ class AgentCore:
         if error is not None and error.code == "unknown_session":
             return self.lost_coordinator(error.message)
         if error is not None and error.retry:
-            # Not now: it is sent again when it is due.
-            return []
+            return []  # It is sent again when it is due.
         self.outbox.forget(ack.command_id)
         key = command.work_item_id, command.token
         if isinstance(command, Progress):

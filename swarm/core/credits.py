@@ -10,7 +10,7 @@ only has to be nearly right; no item depends on it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -34,9 +34,13 @@ class Slots(Struct):
     #: Assignments sent to the session, slots lent included.
     sent: int = 0
     sent_at: float = 0.0
+    #: Assignments that the agent had received when it was last heard of.
+    received: int = 0
     heard_at: float = 0.0
-    #: When lent slots go back; None for a session attached here.
+    #: When lent slots are dropped; None for a session attached here.
     expires_at: float | None = None
+    #: The coordinator that lent them.
+    lender: str = ""
 
     @property
     def key(self) -> Key:
@@ -113,7 +117,7 @@ class CreditPool:
             return
         if slots.number < 0 or received > slots.sent or now - slots.sent_at > SETTLE_S:
             slots.sent = received
-        slots.number = number
+        slots.number, slots.received = number, received
         self._set_free(slots, max(0, stated - (slots.sent - received)))
 
     def silent(self, now: float, silent_s: float) -> list[Key]:
@@ -125,6 +129,10 @@ class CreditPool:
     def wanted(self, work_types: Iterable[str]) -> list[str]:
         """Those of `work_types` for which a slot is free."""
         return [work_type for work_type in work_types if self._waiting.get(work_type)]
+
+    def has_free(self, work_type: str) -> bool:
+        """Whether a slot is free for this type."""
+        return bool(self._waiting.get(work_type))
 
     def waiting(self) -> list[str]:
         """Types for which a slot is free."""
@@ -175,16 +183,43 @@ class CreditPool:
                 return slots
         return None
 
-    def borrowed(self, credit: Credit, expires_at: float) -> None:
-        """A peer moved this credit here, until `expires_at`."""
+    def borrowed(self, credit: Credit, expires_at: float, lender: str = "") -> None:
+        """`lender` moved this credit here, until `expires_at`."""
         key = (credit.agent, credit.session)
         slots = self._lent.get(key)
         if slots is None:
             types = tuple(credit.work_types)
             slots = Slots(credit.agent, credit.session, types, expires_at=expires_at)
             self._lent[key] = slots
-        slots.expires_at = expires_at
+        slots.expires_at, slots.lender = expires_at, lender
         self._set_free(slots, slots.free + credit.slots)
+
+    def unused(self, ready: Mapping[str, int]) -> dict[str, list[Credit]]:
+        """Borrowed slots that nothing in `ready` (by work type) can use, taken away, by lender.
+
+        At home they serve the next item at once.  Dropped here, they would be missed
+        there until the agent's heartbeat has told that nothing is on its way.
+        """
+        unused: dict[str, list[Credit]] = {}
+        for slots in self._lent.values():
+            if not slots.free or any(ready.get(work_type) for work_type in slots.work_types):
+                continue
+            types = list(slots.work_types)
+            credit = Credit(slots.agent, slots.session, slots.free, types)
+            unused.setdefault(slots.lender, []).append(credit)
+            self._set_free(slots, 0)
+        return unused
+
+    def returned(self, credit: Credit) -> None:
+        """A peer had no use for slots lent to it; those of a session gone since are dropped."""
+        slots = self.sessions.get((credit.agent, credit.session))
+        if slots is None:
+            return
+        # What the agent has spoken of since is counted already.
+        count = min(credit.slots, slots.sent - slots.received)
+        if count > 0:
+            slots.sent -= count
+            self._set_free(slots, slots.free + count)
 
     def expire(self, now: float) -> None:
         """Drop borrowed slots and wishes whose time is over."""

@@ -87,6 +87,7 @@ class Outbox:
             command = pending.command
             if pending.tries and command.command_id not in self._pending:
                 continue
+            assert pending.due == NEVER, "a command waits to be sent once, or for its answer"
             command.retry = pending.tries
             pending.tries += 1
             pending.due = now + RESEND_S

@@ -40,7 +40,7 @@ class Audit(Struct, omit_defaults=True):
 
 
 def walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """`tree` and all below it, in no certain order: `ast.walk` in half its time."""
+    """`tree` and all below it, in no certain order; cheaper than `ast.walk`."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -53,7 +53,9 @@ def push_children(node: ast.AST, waiting: list[ast.AST]) -> None:
     for field in node._fields:
         value = getattr(node, field, None)
         if value.__class__ is list:
-            waiting.extend(child for child in value if isinstance(child, ast.AST))
+            for child in value:
+                if isinstance(child, ast.AST):
+                    waiting.append(child)  # noqa: PERF401 - this is the faster one
         elif isinstance(value, ast.AST):
             waiting.append(value)
 

@@ -39,7 +39,7 @@ ALONE_OF = 5
 #: At most so many: each costs a round trip.
 ALONE_MAX = 200
 #: Between two looks at the swarm's counts.
-LOOK_S = 0.25
+LOOK_S = 0.5
 #: If nothing ends for this long, nothing will.
 STALLED_S = 60.0
 

@@ -52,7 +52,8 @@ class Lend(Struct, omit_defaults=True):
     """``<p>.coordinator.<id>.lend.<coordinator>``: credits moved to the receiver.
 
     After `expires_s` seconds the receiver drops what it did not use; the agent's next
-    heartbeat renews the credit where the session lives.
+    heartbeat renews the credit where the session lives.  With 0, they are unused ones
+    that go back to the coordinator that lent them.
     """
 
     credits: list[Credit]

@@ -81,7 +81,7 @@ class Place:
 
     def pids(self) -> list[int]:
         """Every process that was started here, by us or by what we started."""
-        mark = f"XDG_RUNTIME_DIR={self.path / 'run'}".encode()
+        mark = f"HOME={self.path}".encode()
         return [pid for pid, environment in _environments() if mark in environment.split(b"\0")]
 
     def until_empty(self) -> None:

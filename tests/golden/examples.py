@@ -172,7 +172,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Lend": (m.Lend([], 2.0), m.Lend([CREDIT], 2.0)),
     "Attention": (
         m.Attention(SESSION, "coordinator-1"),
-        m.Attention(SESSION, "coordinator-1", True),
+        m.Attention(SESSION, "coordinator-1", True, "s0c5d11ab9e"),
     ),
     "Gone": (m.Gone("coordinator-1", "coordinator-2"), m.Gone("coordinator-1", "coordinator-2")),
     "ShardMap": (MAP, MAP),

@@ -142,6 +142,25 @@ async def test_what_is_published_while_down_arrives_in_order(
     ]
 
 
+MALFORMED: list[tuple[str, str, dict[str, str]]] = [
+    ("no subject", "", {}),
+    ("x.y", "no subject", {}),
+    ("x.y\r\nPUB x.y 0\r\n", "", {}),
+    ("x.y", "", {"key": "v\r\nother: v"}),
+    ("x.y", "", {"key\n": "v"}),
+]
+
+
+@pytest.mark.parametrize(("subject", "reply", "headers"), MALFORMED)
+async def test_what_would_break_the_protocol_is_refused(
+    bus: JetStreamBus, subject: str, reply: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=r"subject|line break"):
+        await bus.publish(subject, b"", reply, headers)
+    await bus.flush()
+    assert bus.reconnects == 0
+
+
 async def test_the_buffer_has_a_limit(server: Restartable, bus: JetStreamBus) -> None:
     seen: Seen[Message] = Seen()
     await bus.subscribe("x.>", seen)
@@ -152,8 +171,9 @@ async def test_the_buffer_has_a_limit(server: Restartable, bus: JetStreamBus) ->
     await bus.publish("x.2", bytes(room))
     with pytest.raises(BusUnavailable, match=str(BUFFER_MAX)):
         await bus.publish("x.3", bytes(1000))
-    with pytest.raises(ValueError, match="subject"):
-        await bus.publish("no subject", b"")
+    for subject, reply, headers in MALFORMED:
+        with pytest.raises(ValueError, match=r"subject|line break"):
+            await bus.publish(subject, b"", reply, headers)
     await server.start()
     assert [message.subject for message in await seen.count(2)] == ["x.1", "x.2"]
     # There is room again.
@@ -441,10 +461,10 @@ async def test_foreign_messages_in_a_log(server: Restartable, bus: JetStreamBus)
         "Status": "204",
     }
     async with plain(server.url) as client:
-        await client.publish(LOG, b"no envelope")
-        await client.publish(LOG, b"", headers=forged)
-        await client.publish(LOG, b"", headers={"Status": "404", "Description": "not at all"})
-        await client.flush()
+        manager = client.jetstream()
+        await manager.publish(LOG, b"no envelope")
+        await manager.publish(LOG, b"", headers=forged)
+        await manager.publish(LOG, b"", headers={"Status": "404", "Description": "not at all"})
     assert await bus.append(LOG, b"ours", 3, TIMEOUT_S) == 4
     expected = [(1, b"no envelope"), (2, b""), (3, b""), (4, b"ours")]
     assert [(entry.seq, entry.data) for entry in await bus.read(LOG, 1, 10)] == expected
