@@ -234,6 +234,9 @@ def main() -> int:
     except (Failed, SwarmError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted, nothing recorded", file=sys.stderr)
+        return 1
     print(report.section(run))
     print(written)
     if run.machine["file_system"] in machine.MEMORY_FILE_SYSTEMS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import nats
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -93,7 +94,10 @@ async def stand_by(client: Client, job: Job) -> None:
     go = await client.subscribe(go_subject(job))
     await client.flush()
     say_ready()
-    await go.next_msg(timeout=STAND_BY_S)
+    try:
+        await go.next_msg(timeout=STAND_BY_S)
+    except nats.errors.TimeoutError:
+        raise Failed(f"the system was not ready after {STAND_BY_S:.0f} s") from None
 
 
 def go_subject(job: Job) -> str:

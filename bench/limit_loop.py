@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench.child import (
+    STALLED_S,
     Errors,
     Failed,
     Inbox,
@@ -190,7 +191,7 @@ class Shard:
         entry = _encode(Entry(self._batch, events))
         headers = {"Nats-Expected-Last-Sequence": str(self._last)}
         check_size(self._client.max_payload, self._subjects.log, entry, headers)
-        ack = await self._js.publish(self._subjects.log, entry, headers=headers)
+        ack = await self._js.publish(self._subjects.log, entry, timeout=STALLED_S, headers=headers)
         self._last = ack.seq
         self._batch += 1
 

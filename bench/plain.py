@@ -92,7 +92,7 @@ class Queue:
                 return
             json.loads(message.data)
             seen[message.metadata.sequence.stream] = None
-            await message.ack_sync()
+            await message.ack_sync(timeout=STALLED_S)
             meter.count(1)
 
     async def counts(self) -> dict[str, int]:

@@ -1,0 +1,217 @@
+"""kill -9 in the middle of a run, on real processes: nothing is lost, nothing is held twice.
+
+The verdict is that of `swarm.testing.history`: it joins what the handlers recorded, what
+the client was told and the swarm's logs, and does not ask the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from swarm.bus.embedded import EmbeddedServer
+from swarm.client import Handle, Swarm
+from swarm.messages import ShardStats
+from swarm.subjects import Subjects, parse_item_id
+from swarm.testing.history import (
+    AckLog,
+    Execution,
+    History,
+    Report,
+    check,
+    read_acks,
+    read_executions,
+    read_logs,
+)
+from tests.acceptance.processes import DEADLINE_S, POLL_S, Place, command_of, kill
+from tests.acceptance.recovering import RECORDS_ENV
+
+SHARDS = 6
+LEASE_S = 6
+SETTINGS = {"SHARD_COUNT": str(SHARDS), "LEASE_S": str(LEASE_S), "HEARTBEAT_S": "1"}
+AGENT = ("--type", "work", "--handler", "tests.acceptance.recovering:work", "--concurrency", "4")
+THREE = ["coordinator-1", "coordinator-2", "coordinator-3"]
+
+
+class Run:
+    """A place, what is submitted there, and the records of it."""
+
+    def __init__(self, place: Place, prefix: str = "swarm") -> None:
+        self.place = place
+        self.prefix = prefix
+        self.records = place.path / "records"
+        self.acks = AckLog(self.records)
+        self.handles: list[Handle] = []
+
+    async def submit(self, swarm: Swarm, count: int, seconds: float) -> None:
+        """Items that take so long; whatever happens meanwhile, each is accepted in time."""
+        numbers = range(len(self.handles), len(self.handles) + count)
+        items = [
+            {"work_type": "work", "payload": {"number": number, "seconds": seconds}}
+            for number in numbers
+        ]
+        for outcome in await swarm.submit_many(items, timeout_s=DEADLINE_S):
+            assert isinstance(outcome, Handle), outcome
+            self.acks.submitted([outcome.work_item_id])
+            self.handles.append(outcome)
+
+    async def results(self) -> None:
+        """Return once the client has the result of every item, and they are right."""
+        for number, handle in enumerate(self.handles):
+            assert await handle.result(timeout=DEADLINE_S) == number
+            self.acks.completed([handle.work_item_id])
+
+    def running(self) -> list[Execution]:
+        """Executions that have begun and not ended."""
+        return [execution for execution in self.executions() if execution.end is None]
+
+    def executions(self) -> list[Execution]:
+        return read_executions(self.records)
+
+    async def verdict(self, swarm: Swarm) -> tuple[Report, History]:
+        history = await read_logs(swarm.bus, Subjects(self.prefix), range(SHARDS))
+        return check(self.executions(), read_acks(self.records), history), history
+
+
+async def eventually(what: str, condition: Callable[[], object]) -> None:
+    """`until`, with the event loop running."""
+    give_up_at = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {DEADLINE_S} s: {what}"
+        await asyncio.sleep(POLL_S)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    run = Run(Place(tmp_path, **SETTINGS, **{RECORDS_ENV: str(tmp_path / "records")}))
+    yield run
+    run.place.clean()
+    run.acks.close()
+
+
+# --- everything dies -----------------------------------------------------------------------
+
+
+async def test_a_run_survives_kill_9_of_every_process(run: Run) -> None:
+    place = run.place
+    agents = ("--agents", "2", *AGENT)
+    first = await asyncio.to_thread(place.up, *agents)
+    async with Swarm.connect(first.nats_url) as swarm:
+        await run.submit(swarm, 200, seconds=0.05)
+        await eventually("a good part is done", lambda: len(run.executions()) > 50)
+        # Some of these submissions meet a swarm that is dead; the client goes on trying.
+        submitting = asyncio.create_task(submit_in_parts(run, swarm))
+        await eventually("more is acknowledged", lambda: len(run.handles) > 250)
+
+        killed = place.pids()
+        assert any(command_of(pid)[0].endswith("nats-server") for pid in killed)
+        assert len(killed) == 6
+        for pid in killed:
+            kill(pid)
+        await asyncio.to_thread(place.until_empty)
+        cut_off = run.running()
+        assert cut_off
+        assert not submitting.done()
+
+        second = await asyncio.to_thread(place.up, *agents)
+        # The client that is connected since before comes back to the same address.
+        assert second.nats_url == first.nats_url
+        await submitting
+        await run.results()
+        report, history = await run.verdict(swarm)
+    assert report.ok, report.findings
+    assert report.acknowledged == report.completed == len(run.handles) == 400
+    # What was cut off was done anew, under another token, once its lease was over.
+    for execution in cut_off:
+        holds = history.items[execution.work_item_id].holds
+        assert [hold.ending for hold in holds] == ["released", "completed"]
+        assert holds[0].token == execution.token
+    assert report.executions == 400 + len(cut_off)
+    assert second.stop() == 0
+    place.until_empty()
+
+
+async def submit_in_parts(run: Run, swarm: Swarm) -> None:
+    for _ in range(20):
+        await run.submit(swarm, 10, seconds=0.05)
+
+
+# --- one of three coordinators dies -----------------------------------------------------------
+
+
+async def test_agents_keep_what_they_hold_when_a_coordinator_is_killed(
+    run: Run, nats_server: EmbeddedServer, nats_prefix: str
+) -> None:
+    run.prefix = nats_prefix
+    place = run.place
+    place.env |= {
+        "NATS_URL": nats_server.url,
+        "SWARM_PREFIX": nats_prefix,
+        "COORDINATORS": " ".join(THREE),
+    }
+    # Not under `swarm up`, which would start the killed one again.
+    place.start("node", "--role", "router", "--id", "router-1", "--no-http")
+    nodes = {
+        name: place.start("node", "--role", "coordinator", "--id", name, "--no-http")
+        for name in THREE
+    }
+    for number in (1, 2, 3):
+        place.start("agent", "--id", f"agent-{number}", *AGENT)
+    async with Swarm.connect(nats_server.url, prefix=nats_prefix) as swarm:
+        before = await owners(swarm, THREE)
+        # They take longer than a lease: without heartbeats to the new owner they would lapse.
+        await run.submit(swarm, 9, seconds=LEASE_S + 2)
+        await eventually("all are worked on", lambda: len(run.running()) == 9)
+        await run.submit(swarm, 150, seconds=0.05)
+        await eventually("some of the others are done", lambda: len(run.executions()) > 30)
+
+        held = [one for one in run.running() if run.handles[:9] and is_long(run, one)]
+        assert len(held) == 9
+        victim = busiest(before, held)
+        nodes[victim].kill()
+        killed_at = time.time()
+        await run.submit(swarm, 150, seconds=0.05)
+        await run.results()
+
+        after = await owners(swarm, [name for name in THREE if name != victim])
+        report, history = await run.verdict(swarm)
+    assert report.ok, report.findings
+    assert report.acknowledged == report.completed == 309
+    # Each that ran at the kill went on, and was completed under the token it had.
+    for execution in held:
+        (hold,) = history.items[execution.work_item_id].holds
+        assert (hold.token, hold.ending) == (execution.token, "completed")
+        assert hold.ended_time - killed_at > 1
+    assert report.late_starts == 0
+    lost = [shard for shard, owner in before.items() if owner == victim]
+    assert lost
+    assert all(after[shard] != victim for shard in lost)
+
+
+def is_long(run: Run, execution: Execution) -> bool:
+    return execution.work_item_id in [handle.work_item_id for handle in run.handles[:9]]
+
+
+def busiest(owner: dict[int, str], held: list[Execution]) -> str:
+    """The coordinator that owns most of what is held."""
+    shards = [parse_item_id(execution.work_item_id)[0] for execution in held]
+    counts = {name: sum(owner[shard] == name for shard in shards) for name in THREE}
+    return max(counts, key=lambda name: counts[name])
+
+
+async def owners(swarm: Swarm, names: list[str]) -> dict[int, str]:
+    """Who owns which shard, once all shards are owned by those named, by their own words."""
+    give_up_at = time.monotonic() + DEADLINE_S
+    while True:
+        stats = await swarm.stats(timeout_s=DEADLINE_S)
+        found = {
+            shard: one.coordinator for shard, one in stats.items() if isinstance(one, ShardStats)
+        }
+        if len(found) == SHARDS and set(found.values()) == set(names):
+            return found
+        assert time.monotonic() < give_up_at, f"owned by {found}, wanted: {names}"
+        await asyncio.sleep(POLL_S)
