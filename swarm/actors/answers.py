@@ -70,6 +70,9 @@ class Answers:
         ready: list[tuple[str, bytes]] = []
         for (agent, session), work in self._work.items():
             subject = subjects.agent_work(agent, session)
+            if len(work.items) <= 1:
+                ready.append((subject, _encode(work)))
+                continue
             ready += [(subject, _encode(part)) for part in split_work(work, bytes_max // 2)]
         ready += [(to, _encode(body)) for to, body in self._replies]
         for agent, session, control in self._controls:
@@ -93,8 +96,6 @@ class Answers:
 
 def split_work(work: Work, bytes_max: int) -> list[Work]:
     """`work` in messages of roughly at most `bytes_max` bytes each."""
-    if len(work.items) <= 1:
-        return [work]
     parts = [Work([], work.acks)]
     size = 200 * len(work.acks)
     for assignment in work.items:

@@ -37,9 +37,21 @@ class Sender:
         try:
             await self._bus.publish(subject, data, reply, headers)
         except (BusError, ValueError) as error:
-            # ValueError: no subject at all, made of what some message said.
-            self.failed += 1
-            log.warning("a message was not sent", subject=subject, error=str(error))
+            self._not_sent(subject, error)
+
+    async def all(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Send (subject, data) of each."""
+        publish = self._bus.publish
+        for subject, data in messages:
+            try:
+                await publish(subject, data)
+            except (BusError, ValueError) as error:
+                self._not_sent(subject, error)
+
+    def _not_sent(self, subject: str, error: Exception) -> None:
+        # ValueError: no subject at all, made of what some message said.
+        self.failed += 1
+        log.warning("a message was not sent", subject=subject, error=str(error))
 
     def soon(self, subject: str, data: bytes) -> None:
         """Send from where nothing can be awaited."""

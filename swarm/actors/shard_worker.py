@@ -11,7 +11,6 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -226,8 +225,8 @@ class ShardWorker(Actor):
         finally:
             append.cancel()
         self._account(batch, answers, started)
-        for subject, data in itertools.chain(ready, answers.readings(seq)):
-            await self._around.send(subject, data)
+        await self._around.send.all(ready)
+        await self._around.send.all(answers.readings(seq))
         self._around.committed()
         return bool(self._mailbox) or bool(self._wanted())
 
