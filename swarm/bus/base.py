@@ -12,14 +12,14 @@ one subject each: durable, totally ordered, numbered from 1, appended to under a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from swarm.errors import PayloadTooLarge
 
 
-@dataclass(slots=True, frozen=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message as it arrived."""
 
     subject: str
@@ -29,8 +29,7 @@ class Message:
     headers: Mapping[str, str] | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One log entry as stored."""
 
     #: Position in the log, from 1; grows by one an append, holes only after a purge.

@@ -67,8 +67,11 @@ def stream_of(log: str) -> str:
 
 
 def log_config(log: str, replicas: int) -> dict[str, object]:
-    """A log's stream: everything is kept until it is purged, nothing is deduplicated."""
-    return _stream_config(stream_of(log), log, replicas)
+    """A log's stream: everything is kept until it is purged, nothing is deduplicated.
+
+    Nothing is ever deleted out of its middle: readers take a hole for something missed.
+    """
+    return _stream_config(stream_of(log), log, replicas) | {"deny_delete": True}
 
 
 def bucket_of(prefix: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
+import msgspec
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +31,7 @@ from swarm.messages import (
     Assignment,
     Complete,
     Fail,
+    ItemCommand,
     Progress,
     Release,
     Renew,
@@ -42,7 +45,12 @@ TYPES = ("a", "b", "c")
 AGENTS = ("a1", "a2", "a3")
 AGEING_S = 10.0
 
+#: Commands of a holder, and the status that each leaves behind.
+OUTCOMES = {"complete": "completed", "fail": "dead", "release": "queued", "progress": "claimed"}
+
 types = st.sampled_from(TYPES)
+verbs = st.sampled_from(list(OUTCOMES))
+texts = st.sampled_from(["", "n", "note", "x" * 500])
 agents = st.sampled_from(AGENTS)
 specs = st.builds(
     lambda work_type, priority, key, content: new_item(
@@ -79,10 +87,10 @@ class Said:
 
 @dataclass
 class Model:
-    """Items by number; tokens ever issued, none twice."""
+    """Items by number; every claim there was, as (number, token)."""
 
     items: dict[int, Known] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
+    claims: set[tuple[int, str]] = field(default_factory=set)
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -98,10 +106,11 @@ class ShardMachine(RuleBasedStateMachine):
         )
         self.desk = Desk(rules)
         self.model = Model()
+        self.opened_at = 0
 
     # --- submitting ------------------------------------------------------------------
 
-    @rule(target=said, items=st.lists(specs, max_size=5), offset=st.integers(0, 3))
+    @rule(target=said, items=st.lists(specs, min_size=1, max_size=5), offset=st.integers(0, 3))
     def submit(self, items: list[Raw], offset: int) -> Said:
         desk, id_, first = self.desk, self.desk.new_id(), self.desk.shard.next_number
         indexes = [offset + position for position in range(len(items))]
@@ -140,8 +149,9 @@ class ShardMachine(RuleBasedStateMachine):
         known.charged += 1
         assert got.attempt == known.charged
         known.status, known.agent, known.token, known.percent = "claimed", agent, got.token, 0.0
-        assert got.token not in self.model.tokens, "no token is issued twice"
-        self.model.tokens[got.token] = number
+        claim = (number, got.token)
+        assert claim not in self.model.claims, "no token is issued twice for an item"
+        self.model.claims.add(claim)
 
     @rule(target=held, agent=agents, session=st.sampled_from(["s1", "s2"]), work_type=types)
     def take(
@@ -202,59 +212,62 @@ class ShardMachine(RuleBasedStateMachine):
         assert ack.status == outcome
         return self.model.items[number_of(got.work_item_id)]
 
-    @rule(holding=held, stranger=agents | st.none(), result=st.sampled_from([None, 1, "xyz"]))
-    def complete(
-        self, holding: tuple[str, Assignment], stranger: str | None, result: object
-    ) -> None:
-        sender, got = stranger or holding[0], holding[1]
-        known = self.tell(sender, got, "completed", lambda: self.desk.complete(got, sender, result))
-        if known is not None:
-            known.status, known.percent = "completed", 100.0
-
-    @rule(holding=held, stranger=agents | st.none())
-    def fail(self, holding: tuple[str, Assignment], stranger: str | None) -> None:
-        sender, got = stranger or holding[0], holding[1]
-        known = self.tell(sender, got, "dead", lambda: self.desk.fail(got, sender))
-        if known is not None:
-            known.status = "dead"
-
-    @rule(target=said, holding=held, stranger=agents | st.none())
-    def release(
-        self, holding: tuple[str, Assignment], stranger: str | None
+    @precondition(lambda self: self.desk.shard.held)
+    @rule(target=said, data=st.data(), verb=verbs, text=texts)
+    def the_holder_says(
+        self, data: st.DataObject, verb: str, text: str
     ) -> Said | MultipleResults[Said]:
-        sender, got = stranger or holding[0], holding[1]
-        desk, id_ = self.desk, self.desk.new_id()
-        known = self.tell(sender, got, "queued", lambda: desk.release(got, sender, id_))
+        shard = self.desk.shard
+        number = data.draw(st.sampled_from([number for number, _ in shard.holds()]))
+        item = shard.items[number]
+        assert item.hold is not None
+        got = decide.assignment(shard, item, item.hold)
+        return self.say(item.hold.agent, got, verb, text)
+
+    @rule(target=said, holding=held, sender=agents, verb=verbs, text=texts)
+    def anybody_says(
+        self, holding: tuple[str, Assignment], sender: str, verb: str, text: str
+    ) -> Said | MultipleResults[Said]:
+        return self.say(sender, holding[1], verb, text)
+
+    @rule(target=said, holding=held, verb=verbs)
+    def one_who_held_it_says(
+        self, holding: tuple[str, Assignment], verb: str
+    ) -> Said | MultipleResults[Said]:
+        return self.say(*holding, verb, "")
+
+    def say(
+        self, sender: str, got: Assignment, verb: str, text: str
+    ) -> Said | MultipleResults[Said]:
+        """A command, right or wrong; what it was and got if it was carried out."""
+        id_ = self.desk.new_id()
+        first = self.command(id_, got, verb, text, 0)
+        if len(text) > 400 and not self.expect(sender, got, OUTCOMES[verb]):
+            self.refused("too_large", lambda: self.desk.tell(first, sender))
+            return multiple()
+        known = self.tell(sender, got, OUTCOMES[verb], lambda: self.desk.tell(first, sender))
         if known is None:
             return multiple()
-        known.status = "queued"
-        known.charged -= 1
-        first = Ack(id_, got.work_item_id, "queued")
-        return Said(lambda: desk.release(got, sender, id_, retry=1), first)
+        known.status = OUTCOMES[verb]
+        known.charged -= verb == "release"
+        if verb == "progress":
+            known.percent = min(100.0, len(text))
+        again = self.command(id_, got, verb, text, 1)
+        answer = Ack(id_, got.work_item_id, OUTCOMES[verb])
+        return Said(lambda: self.desk.tell(again, sender), answer)
 
-    @rule(
-        target=said,
-        holding=held,
-        stranger=agents | st.none(),
-        percent=st.floats(0, 100),
-        note=st.sampled_from(["", "n", "n" * 500]),
-    )
-    def progress(
-        self, holding: tuple[str, Assignment], stranger: str | None, percent: float, note: str
-    ) -> Said | MultipleResults[Said]:
-        sender, got = stranger or holding[0], holding[1]
-        desk, id_ = self.desk, self.desk.new_id()
-        if len(note) > 400 and not self.expect(sender, got, "claimed"):
-            self.refused("too_large", lambda: desk.progress(got, sender, percent, note))
-            return multiple()
-        known = self.tell(
-            sender, got, "claimed", lambda: desk.progress(got, sender, percent, note, id_)
-        )
-        if known is None:
-            return multiple()
-        known.percent = percent
-        first = Ack(id_, got.work_item_id, "claimed")
-        return Said(lambda: desk.progress(got, sender, percent, note, id_, retry=1), first)
+    def command(self, id_: str, got: Assignment, verb: str, text: str, retry: int) -> ItemCommand:
+        """The command `verb` about what was got; a progress of as many percent as letters."""
+        item, token = got.work_item_id, got.token
+        match verb:
+            case "complete":
+                return Complete(id_, item, token, Raw(msgspec.json.encode(text)), retry)
+            case "fail":
+                return Fail(id_, item, token, text, retry)
+            case "release":
+                return Release(id_, item, token, text, retry)
+            case _:
+                return Progress(id_, item, token, min(100.0, len(text)), text, retry)
 
     @rule(holding=held, stranger=agents | st.none(), token=st.sampled_from(["", "1.nonce1.s1"]))
     def guess_a_token(
@@ -264,7 +277,7 @@ class ShardMachine(RuleBasedStateMachine):
         known = self.model.items[number_of(item)]
         if token and token == known.token:
             return
-        commands = [
+        commands: list[ItemCommand] = [
             Complete("", item, token),
             Fail("", item, token),
             Release(self.desk.new_id(), item, token),
@@ -276,7 +289,7 @@ class ShardMachine(RuleBasedStateMachine):
         if known.status == "queued" and not token:
             code = "not_claimed"
         for command in commands:
-            self.refused(code, lambda command=command: self.desk.tell(command, sender))  # type: ignore[misc]
+            self.refused(code, partial(self.desk.tell, command, sender))
         renew = Renew(item, token)
         self.refused(code, lambda: decide.renew(self.desk.shard, renew, sender))
 
@@ -326,6 +339,7 @@ class ShardMachine(RuleBasedStateMachine):
         known.status = "queued"
         known.charged -= cause == "unlisted"
 
+    @precondition(lambda self: len(self.desk.log) - self.opened_at > 6)
     @rule()
     def another_owner_folds_the_log_and_goes_on(self) -> None:
         folded = self.desk.refold()
@@ -333,6 +347,7 @@ class ShardMachine(RuleBasedStateMachine):
         folded.validate()
         self.desk.shard = folded
         self.desk.open(f"c{len(self.desk.log)}")
+        self.opened_at = len(self.desk.log)
 
     # --- always ------------------------------------------------------------------------
 
@@ -377,6 +392,6 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 ShardMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=80, stateful_step_count=50, deadline=None, derandomize=True
 )
 TestShardMachine = ShardMachine.TestCase
