@@ -396,7 +396,7 @@ async def test_how_a_log_and_the_state_are_stored(server: Restartable, bus: JetS
         assert log.subjects == [LOG]
         assert (log.storage, log.retention, log.discard) == ("file", "limits", "new")
         assert (log.num_replicas, log.max_age, log.allow_direct) == (1, 0, True)
-        assert (log.deny_purge, log.deny_delete) == (False, False)
+        assert (log.deny_purge, log.deny_delete) == (False, True)
         assert (log.max_msgs, log.max_bytes) == (-1, -1)
         # NATS's own key-value clients can read the state, and write it.
         bucket = await manager.key_value("x-state")

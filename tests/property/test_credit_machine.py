@@ -63,7 +63,6 @@ class CreditMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.home, self.peer = CreditPool(), CreditPool()
         self.agents: dict[str, Agent] = {}
-        #: Slots of each type lent to the peer by wishes, and those our own work took.
         self.names = 0
 
     # --- agents --------------------------------------------------------------------------
@@ -206,13 +205,13 @@ class CreditMachine(RuleBasedStateMachine):
             everybody = [*pool.sessions.values(), *pool._lent.values()]
             assert all(slots.free >= 0 for slots in everybody)
             for work_type in TYPES:
-                waiting = pool._waiting.get(work_type, {})
+                waiting = dict(pool._waiting.get(work_type) or {})
                 expected = {
                     slots.key: slots
                     for slots in everybody
                     if slots.free and work_type in slots.work_types
                 }
-                assert dict(waiting) == expected
+                assert waiting == expected
                 assert (work_type in pool.waiting()) == bool(expected)
 
     @invariant()
