@@ -21,6 +21,7 @@ from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_body, error_reply
 from swarm.actors.requests import Request, decode
 from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.waiters import Waiters
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.log import FencedLog
 from swarm.config import Settings
@@ -79,12 +80,6 @@ class Surroundings:
     committed: Callable[[], None]
 
 
-@dataclass(slots=True)
-class _Waiter:
-    request: Request
-    deadline: float
-
-
 class ShardWorker(Actor):
     """Owns `shard` through `fenced`, from its `Opened` entry on."""
 
@@ -97,7 +92,7 @@ class ShardWorker(Actor):
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
         self._leases = Leases()
-        self._waiters: dict[int, list[_Waiter]] = {}
+        self._waiters = Waiters()
         self._subscription: Subscription | None = None
         self._deaf = False
         self._reconnects = around.bus.reconnects
@@ -211,7 +206,7 @@ class ShardWorker(Actor):
         bytes_used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, ticked)
         if ticked:
-            self._expire_waiters(self._clock())
+            self._expire_waiters()
         self._serve_credits(batch, answers, self._bus.max_payload * 7 // 8 - bytes_used)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             return False
@@ -305,8 +300,8 @@ class ShardWorker(Actor):
                     self._leases.start(event.n, event.lease_s, now)
                 case Completed() | Died():
                     self._leases.end(event.n)
-                    for waiter in self._waiters.pop(event.n, ()):
-                        self._read_item(waiter.request.reply, event.n, answers)
+                    for request in self._waiters.ended(event.n):
+                        self._read_item(request.reply, event.n, answers)
                 case Released():
                     self._leases.end(event.n)
                 case _:
@@ -380,23 +375,18 @@ class ShardWorker(Actor):
     def _get(self, request: Request, get: Get, answers: Answers) -> None:
         item = read.find(self._shard, get.work_item_id)
         if item.end is None and get.wait_s > 0:
-            waiter = _Waiter(request, self._clock() + get.wait_s)
-            self._waiters.setdefault(item.number, []).append(waiter)
+            self._waiters.add(item.number, request, self._clock() + get.wait_s)
             return
         self._read_item(request.reply, item.number, answers)
 
     def _read_item(self, reply: str, number: int, answers: Answers) -> None:
         answers.reading(reply, lambda: read.item(self._shard, number))
 
-    def _expire_waiters(self, now: float) -> None:
+    def _expire_waiters(self) -> None:
         """Whoever waited long enough asks once more, without waiting."""
-        for number, waiters in list(self._waiters.items()):
-            for waiter in [waiter for waiter in waiters if waiter.deadline <= now]:
-                waiters.remove(waiter)
-                again = Get(item_id(self.number, number))
-                self.put(msgspec.structs.replace(waiter.request, body=again))
-            if not waiters:
-                del self._waiters[number]
+        for number, request in self._waiters.expired(self._clock()):
+            again = Get(item_id(self.number, number))
+            self.put(msgspec.structs.replace(request, body=again))
 
     def _stats(self) -> ShardStats:
         stats = read.stats(self._shard)

@@ -26,6 +26,7 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
     """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones."""
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
+    assert submit.command_id, "the coordinator has given it one"
     admitted = Admitted({}, [], {})
     for index, raw in enumerate(submit.items):
         try:

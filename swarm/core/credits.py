@@ -286,6 +286,7 @@ class CreditPool:
     # ------------------------------------------------------------------------------------
 
     def _set_free(self, slots: Slots, free: int) -> None:
+        assert free >= 0, f"{slots.key} has {free} free slots"
         here = slots.expires_at is None
         for work_type in slots.work_types:
             waiting = self._waiting.get(work_type)

@@ -79,6 +79,7 @@ def shards_to_open(
     everybody alive; before, it opens only shards of which it is the first choice.
     A live owner is never replaced, whoever it is.
     """
+    assert shard_count > 0, "a swarm has at least one shard"
     taken = {shard for name, beat in live.items() if name != me for shard in beat.owns}
     wanted = []
     for shard in range(shard_count):

@@ -51,6 +51,7 @@ def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
 
     One item is shown however large it is.  A page may be empty and yet not the last.
     """
+    assert bytes_max > 0, "an empty page would never end"
     found = ItemPage([])
     size = 0
     first = max(query.after, 0) + 1

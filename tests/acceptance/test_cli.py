@@ -88,7 +88,7 @@ def test_a_failure_from_a_shell(place: Place, work_type: str) -> None:
 def claim(place: Place, work_type: str) -> tuple[str, str]:
     """An item held by the agent "holder": its id and token."""
     assert place.run("submit", "--type", work_type).returncode == 0
-    claimed = place.json("claim", "--type", work_type, "--agent", "holder", "--wait", "10")
+    claimed = place.json("claim", "--type", work_type, "--agent", "holder", "--lease", "1h")
     return claimed["work_item_id"], claimed["token"]
 
 

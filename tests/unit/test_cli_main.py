@@ -308,3 +308,29 @@ def test_urls_that_can_be(url: str) -> None:
 def test_urls_that_cannot_be(url: str) -> None:
     with pytest.raises(BadInput, match="is no NATS URL"):
         common.check_url(url)
+
+
+# --- starting fast -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "without"),
+    [
+        ("nats://h:1", "['aiohttp', 'rich']"),
+        ("", "['aiohttp', 'rich']"),
+        ("wss://h:1", "['rich']"),
+        ("nats://a:1, ws://h:1", "['rich']"),
+    ],
+)
+def test_libraries_that_are_not_used_are_not_imported(url: str, without: str) -> None:
+    code = (
+        "import sys; from swarm.cli.quick import import_lean\n"
+        f"import_lean({url!r})\n"
+        "assert 'nats.aio.client' in sys.modules and 'structlog' in sys.modules\n"
+        "print([m for m in ('aiohttp', 'rich') if m not in sys.modules])\n"
+        "import aiohttp, rich.table, structlog\n"
+        "structlog.get_logger().info('works')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[0] == without
+    assert "works" in run.stdout

@@ -1,0 +1,47 @@
+"""Readers that wait for an item to end: long polls, in the owner's memory only.
+
+An owner that falls takes them with it; whoever waits asks the next owner again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarm.actors.requests import Request
+
+
+@dataclass(slots=True)
+class _Waiter:
+    request: Request
+    deadline: float
+
+
+class Waiters:
+    """Requests to be answered when their item has ended, or their time is over."""
+
+    def __init__(self) -> None:
+        self._by_item: dict[int, list[_Waiter]] = {}
+
+    def add(self, number: int, request: Request, deadline: float) -> None:
+        """`request` waits for item `number`, until `deadline` (monotonic)."""
+        self._by_item.setdefault(number, []).append(_Waiter(request, deadline))
+
+    def ended(self, number: int) -> list[Request]:
+        """The item has ended: who is to be told."""
+        return [waiter.request for waiter in self._by_item.pop(number, ())]
+
+    def expired(self, now: float) -> list[tuple[int, Request]]:
+        """(item, request) of those that waited long enough."""
+        over: list[tuple[int, Request]] = []
+        for number, waiters in list(self._by_item.items()):
+            over += [(number, waiter.request) for waiter in waiters if waiter.deadline <= now]
+            left = [waiter for waiter in waiters if waiter.deadline > now]
+            if left:
+                self._by_item[number] = left
+            else:
+                del self._by_item[number]
+        return over
+
+    def clear(self) -> None:
+        """Forget all: they will ask again."""
+        self._by_item.clear()
