@@ -35,6 +35,7 @@ from swarm.messages import (
     Attach,
     Attention,
     Beat,
+    Control,
     Gone,
     Heartbeat,
     ItemCommand,
@@ -271,7 +272,11 @@ class Coordinator(Actor):
             else:
                 self._refuse_command(command, sender, session)
         slots = self._pool.sessions.get((sender, session))
-        if slots is not None:
+        if slots is None:
+            if next_.slots:
+                control = Control("reattach", reason=f"{self.name} does not know this session")
+                self._say(self._subjects.agent_control(sender, session), _encode(control))
+        else:
             self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
             if self._pool.wished():
                 self._lending.grant_wishes()

@@ -200,7 +200,8 @@ class ShardWorker(Actor):
 
     async def _round(self) -> bool:
         """Decide, append, answer; returns whether there is more to do at once."""
-        batch = decide.Batch(self._shard, self._fenced.owner, self._now())
+        fenced = self._fenced
+        batch = decide.Batch(self._shard, fenced.owner, self._now(), fenced.map_version)
         answers = Answers()
         ticked, self._ticked = self._ticked, False
         bytes_used = self._decide_requests(batch, answers)

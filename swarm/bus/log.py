@@ -59,7 +59,7 @@ class FencedLog:
         self.incarnation = incarnation
         self.epoch = epoch
         self.owner = owner
-        self._map_version = map_version
+        self.map_version = map_version
         self._append_timeout_s = append_timeout_s
         #: Without an acknowledged append for this long, the owner must fall silent.
         self._silence_s = silence_s
@@ -84,7 +84,7 @@ class FencedLog:
             owner=self.owner,
             batch=self._batch,
             previous=self.position.last,
-            map_version=self._map_version,
+            map_version=self.map_version,
             now=now,
             events=events,
         )

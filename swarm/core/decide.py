@@ -58,10 +58,12 @@ Known = TypeVar("Known", Accepted, Taken)
 class Batch:
     """The events decided so far in this batch, applied as they are decided."""
 
-    __slots__ = ("events", "nonce", "now", "shard")
+    __slots__ = ("events", "map_version", "nonce", "now", "shard")
 
-    def __init__(self, shard: Shard, nonce: str, now: float) -> None:
+    def __init__(self, shard: Shard, nonce: str, now: float, map_version: int = 1) -> None:
         self.shard = shard
+        #: The shard map that the shard has adopted.
+        self.map_version = map_version
         self.nonce = nonce
         self.now = now
         self.events: list[Event] = []
@@ -80,6 +82,13 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     done = _repeated(shard, command.command_id, command.retry, Accepted, out.now)
     if done is not None:
         return _submit_reply(shard, command, done)
+    if command.map_version != out.map_version:
+        raise Refusal(
+            "stale_map",
+            f"placed by shard map {command.map_version}, this shard has adopted "
+            f"{out.map_version}; send it again",
+            retry=True,
+        )
     fresh: list[Raw] = []
     indexes: list[int] = []
     known: list[tuple[int, int]] = []
@@ -132,6 +141,10 @@ def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> Sub
             results.append(SubmitResult(index, item_id(shard.number, number)))
         else:
             results.append(SubmitResult(index, error=conflict))
+    answered = {index for index, _ in accepted.numbers}
+    for index in [index for index in command.indexes if index not in answered]:
+        message = "this command id was used before, for a batch without this item; use a new id"
+        results.append(SubmitResult(index, error=ErrorBody("idempotency_conflict", message)))
     return SubmitReply(results, command.command_id)
 
 

@@ -13,7 +13,6 @@ from swarm.messages.basics import (
     Label,
     LeaseTime,
     Priority,
-    Status,
     WorkType,
 )
 
@@ -111,7 +110,8 @@ class WorkItem(Struct, omit_defaults=True):
 
     work_item_id: str
     work_type: str
-    status: Status
+    #: A `Status`; later versions have more of them.
+    status: str
     priority: Priority
     submitted_at: float
     description: str = ""

@@ -75,7 +75,7 @@ def two_appends_in_flight(patch: Patch) -> None:
                 self.owner,
                 self._batch + number,
                 previous,
-                self._map_version,
+                self.map_version,
                 now,
                 part,
             )

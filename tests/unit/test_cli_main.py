@@ -326,7 +326,7 @@ def test_libraries_that_are_not_used_are_not_imported(url: str, without: str) ->
     code = (
         "import sys; from swarm.cli.quick import import_lean\n"
         f"import_lean({url!r})\n"
-        "assert 'nats.aio.client' in sys.modules and 'structlog' in sys.modules\n"
+        "import nats.aio.client\n"
         "print([m for m in ('aiohttp', 'rich') if m not in sys.modules])\n"
         "import aiohttp, rich.table, structlog\n"
         "structlog.get_logger().info('works')\n"

@@ -29,6 +29,7 @@ from tests.acceptance.processes import TakenPort, free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
+POLL_S = 0.01
 
 # --- the shard map -----------------------------------------------------------------------
 
@@ -198,7 +199,7 @@ class Watched:
         async with asyncio.timeout(DEADLINE_S):
             # Another process writes it; nothing tells us.
             while not self.log.exists() or text not in self.log.read_text():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(POLL_S)
 
 
 async def test_a_child_that_ends_is_started_again_and_it_shows(
@@ -240,7 +241,7 @@ async def test_a_child_that_was_started_wrongly_is_not_started_again(
     await watched.child.start()
     async with asyncio.timeout(DEADLINE_S):
         while not watched.wrong_use:  # noqa: ASYNC110 - said once, by another task
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_S)
     assert watched.wrong_use == ["child: SHARD_COUNT is odd"]
     assert watched.child.restarts == 0
     await watched.child.stop(DEADLINE_S)

@@ -328,3 +328,22 @@ def test_the_largest_item_is_accepted() -> None:
     desk = Desk(ShardRules(item_bytes_max=len(memoryview(item))))
     assert desk.submit_ids(item) == ["3-1"]
     assert refusal_of(lambda: desk.submit(new_item("feature2"))).code == "too_large"
+
+
+def test_a_part_placed_by_another_map_is_refused_and_may_come_again() -> None:
+    desk = Desk()
+    out = Batch(desk.shard, desk.nonce, desk.now, map_version=2)
+    refused = refusal_of(
+        lambda: decide.submit(desk.shard, ShardSubmit(desk.new_id(), [A], [0], 1), out)
+    )
+    assert (refused.code, refused.retry, out.events) == ("stale_map", True, [])
+
+
+def test_an_index_that_the_first_try_did_not_have_is_answered_as_a_conflict() -> None:
+    desk = Desk()
+    id_ = desk.new_id()
+    out = Batch(desk.shard, desk.nonce, desk.now)
+    decide.submit(desk.shard, ShardSubmit(id_, [A], [0], 1), out)
+    reply = decide.submit(desk.shard, ShardSubmit(id_, [A, B], [0, 1], 1, retry=1), out)
+    assert codes_of(reply) == {0: "", 1: "idempotency_conflict"}
+    assert desk.shard.submitted == 1
