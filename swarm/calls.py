@@ -9,6 +9,7 @@ done), `NoAnswer` when one of them got no answer (it may have been carried out).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
@@ -154,7 +155,9 @@ class Calls:
             _set(waiting.wake)
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
-            await subscription.unsubscribe()
+            # A lost connection has taken its subscriptions along.
+            with contextlib.suppress(BusError):
+                await subscription.unsubscribe()
 
     # --- sending ---------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def work(context: Context) -> int:
     """Take as many seconds as the payload says."""
     with _records().execution(context.work_item_id, context.token):
         seconds = context.payload["seconds"]
-        time.sleep(seconds)
+        threading.Event().wait(seconds)
         return int(context.payload["number"])
 
 

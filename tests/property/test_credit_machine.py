@@ -205,7 +205,7 @@ class CreditMachine(RuleBasedStateMachine):
             everybody = [*pool.sessions.values(), *pool._lent.values()]
             assert all(slots.free >= 0 for slots in everybody)
             for work_type in TYPES:
-                waiting = dict(pool._waiting.get(work_type) or {})
+                waiting = dict(pool._waiting[work_type]) if work_type in pool._waiting else {}
                 expected = {
                     slots.key: slots
                     for slots in everybody

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from swarm.actors.agent import AgentActor
 from swarm.agent import Agent
 from swarm.bus.memory import MemoryWorld
 from swarm.context import Context, HandlerExecution, is_async
@@ -254,8 +255,18 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-async def test_heartbeats_go_on_while_a_handler_blocks(kind: str) -> None:
+async def test_heartbeats_go_on_while_a_handler_blocks(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = MemoryWorld.on_wall_clock()
+    reported_in: list[int] = []
+    progress = AgentActor.progress
+
+    def noting_the_thread(self: AgentActor, *report: Any) -> None:
+        reported_in.append(threading.get_ident())
+        progress(self, *report)
+
+    monkeypatch.setattr(AgentActor, "progress", noting_the_thread)
     scripted = QuickCoordinator(world.connect("server"))
     await scripted.start()
     agent = Agent(agent_id="a1", concurrency=1)
@@ -277,6 +288,7 @@ async def test_heartbeats_go_on_while_a_handler_blocks(kind: str) -> None:
     await set_by(started)
     await until(lambda: scripted.done)
     assert scripted.done[0]["note"] == "blocking"
+    assert reported_in == [threading.get_ident()]
     before = len(scripted.of("heartbeat"))
     await until(lambda: len(scripted.of("heartbeat")) >= before + 5)
     assert scripted.bodies("heartbeat")[-1]["held"] == [["0-1", "1.n.s1"]]
