@@ -142,7 +142,8 @@ class Attach(Struct, omit_defaults=True):
 
     work_types: list[WorkType]
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    #: Of an earlier attach that is to go on; empty = a new session.
+    #: Named by the agent, so that a repeated request means the same session, and the same
+    #: again for one that is to go on.  Empty: made up; then the request must not be repeated.
     session: str = ""
     #: Replace another live process that uses the same agent id.
     takeover: bool = False

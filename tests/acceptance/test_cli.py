@@ -85,24 +85,23 @@ def test_a_failure_from_a_shell(place: Place, work_type: str) -> None:
     assert "error        no disk\n" in done.stdout
 
 
-def claim(place: Place, work_type: str) -> tuple[str, str]:
-    """An item held by the agent "holder": its id and token."""
+def test_stale_tokens_and_other_agents_items_are_refused(place: Place, work_type: str) -> None:
     assert place.run("submit", "--type", work_type).returncode == 0
-    claimed = place.json("claim", "--type", work_type, "--agent", "holder", "--lease", "1h")
-    return claimed["work_item_id"], claimed["token"]
-
-
-@pytest.mark.parametrize("verb", ["heartbeat", "progress", "complete", "fail"])
-def test_stale_tokens_and_other_agents_items_are_refused(place: Place, up: Up, verb: str) -> None:
-    work_item_id, token = claim(place, f"refused-{verb}")
-    percent = ("50",) if verb == "progress" else ()
-    stale = place.run(verb, work_item_id, *percent, "--agent", "holder", "--token", "1.x.y")
-    assert stale.returncode == 1
-    assert "swarm: stale_token: " in stale.stderr
-    other = place.run(verb, work_item_id, *percent, "--agent", "thief", "--token", token)
-    assert other.returncode == 1
-    assert "swarm: not_holder: " in other.stderr
-    unknown = place.run(verb, "0-999999", *percent, "--agent", "holder", "--token", token)
+    held = place.json("claim", "--type", work_type, "--agent", "holder", "--lease", "1h")
+    work_item_id, token = held["work_item_id"], held["token"]
+    for command in (
+        ("heartbeat", work_item_id),
+        ("progress", work_item_id, "50"),
+        ("complete", work_item_id),
+        ("fail", work_item_id),
+    ):
+        stale = place.run(*command, "--agent", "holder", "--token", "1.x.y")
+        assert stale.returncode == 1
+        assert "swarm: stale_token: " in stale.stderr
+        other = place.run(*command, "--agent", "thief", "--token", token)
+        assert other.returncode == 1
+        assert "swarm: not_holder: " in other.stderr
+    unknown = place.run("complete", "0-999999", "--agent", "holder", "--token", token)
     assert unknown.returncode == 1
     assert "swarm: unknown_item: " in unknown.stderr
     assert place.json("work", "get", work_item_id)["status"] == "claimed"
