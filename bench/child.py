@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench.plan import Job, Measured
-from swarm.process import run, stop_with_stdin, unless
+from swarm.hosting.process import run, stop_with_stdin, unless
 
 #: How long a load waits for its system.
 STAND_BY_S = 60.0

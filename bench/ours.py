@@ -33,7 +33,8 @@ from bench.child import (
 from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, WORK_TYPE, Job
 from swarm.config import Settings
 from swarm.core.ids import uuid7
-from swarm.logs import configure_logs
+from swarm.hosting.logs import configure_logs
+from swarm.hosting.node import Node, NodePlan
 from swarm.messages import (
     Attach,
     Complete,
@@ -47,7 +48,6 @@ from swarm.messages import (
     SubmitResult,
     Work,
 )
-from swarm.node import Node, NodePlan
 from swarm.subjects import Subjects
 
 COORDINATOR = "coordinator-1"

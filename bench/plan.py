@@ -8,9 +8,11 @@ from msgspec import Struct
 BATCH = 1000
 #: Submit requests that wait for an answer at the same time.
 BATCHES_IN_FLIGHT = 4
-#: Consumers of the plain work queue, and its unanswered publishes.
+#: Consumers of the plain work queue.
 PLAIN_CONSUMERS = 32
-PLAIN_PENDING = 4000
+#: Its unanswered publishes.  More are no faster; but with thousands the server answers
+#: whole thousands at once, and the clock would start too late.
+PLAIN_PENDING = 256
 #: The limit loop with 200 agents must reach this many times the plain rate.
 LIMIT_OVER_PLAIN_MIN = 2.2
 #: A session that has not ended after this long has failed.

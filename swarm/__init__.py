@@ -11,13 +11,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from swarm.agent import Agent
-    from swarm.client import Handle, Swarm
-    from swarm.context import Context
     from swarm.errors import LeaseLost, NoAnswer, Refusal, SwarmError, WorkFailed
-    from swarm.items import ClaimedItem
     from swarm.messages import NewItem, WorkItem
-    from swarm.runners import InlineRunner, ThreadRunner
+    from swarm.sdk.agent import Agent
+    from swarm.sdk.client import Handle, Swarm
+    from swarm.sdk.context import Context
+    from swarm.sdk.items import ClaimedItem
+    from swarm.sdk.runners import InlineRunner, ThreadRunner
 
     __version__: str
 
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Agent": "swarm.agent",
-    "ClaimedItem": "swarm.items",
-    "Context": "swarm.context",
-    "Handle": "swarm.client",
-    "InlineRunner": "swarm.runners",
+    "Agent": "swarm.sdk.agent",
+    "ClaimedItem": "swarm.sdk.items",
+    "Context": "swarm.sdk.context",
+    "Handle": "swarm.sdk.client",
+    "InlineRunner": "swarm.sdk.runners",
     "LeaseLost": "swarm.errors",
     "NewItem": "swarm.messages",
     "NoAnswer": "swarm.errors",
     "Refusal": "swarm.errors",
-    "Swarm": "swarm.client",
+    "Swarm": "swarm.sdk.client",
     "SwarmError": "swarm.errors",
-    "ThreadRunner": "swarm.runners",
+    "ThreadRunner": "swarm.sdk.runners",
     "WorkFailed": "swarm.errors",
     "WorkItem": "swarm.messages",
 }

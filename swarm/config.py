@@ -21,8 +21,8 @@ from msgspec import Struct, structs
 from swarm.core.routing import parse_rules
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import BadConfig
+from swarm.hosting.runfile import find_url
 from swarm.messages import TOKEN_PATTERN
-from swarm.runfile import find_url
 
 __all__ = ["SETTINGS", "Settings", "find_url", "load", "parse_coordinators", "to_toml"]
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from swarm.bus.embedded import EmbeddedServer, find_binary
 from swarm.errors import BadInput
@@ -41,3 +42,11 @@ def nats_server(
 def nats_prefix() -> str:
     """A prefix that no other test uses."""
     return f"t{next(_prefixes)}"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Commands say where logs go, for the whole process: not for the next test."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

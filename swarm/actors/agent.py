@@ -16,11 +16,11 @@ import structlog
 
 from swarm.actors.actor import Mailbox
 from swarm.bus.base import Message, Subscription
-from swarm.calls import Calls
 from swarm.core.agent import AgentCore, Key
 from swarm.core.handling import Cancel, Effect, Outcome, Reattach, Refused, Start
 from swarm.errors import BusError, NoAnswer, Refusal, SwarmError
 from swarm.messages import Assignment, Attach, Attached, Control, Work
+from swarm.sdk.calls import Calls
 from swarm.subjects import parse_item_id
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ from swarm.cli.quick import import_lean
 from swarm.errors import BadInput
 
 if TYPE_CHECKING:
-    from swarm.agent import Agent
+    from swarm.sdk.agent import Agent
 
 #: An agent whose parent has ended hands everything back and has this long for it.
 ORPHAN_S = 5.0
@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
     url, prefix = common.locate(args)
     import_lean(url)
     # Imported only once the arguments are known to be good.
-    from swarm.agent import Agent
-    from swarm.logs import configure_logs
-    from swarm.process import run as run_loop
-    from swarm.programs import Program
+    from swarm.hosting.logs import configure_logs
+    from swarm.hosting.process import run as run_loop
     from swarm.runtime import Runtime
+    from swarm.sdk.agent import Agent
+    from swarm.sdk.programs import Program
 
     agent_id = args.id or Runtime().new_name("agent-")
     configure_logs(agent=agent_id)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _work(agent: Agent, url: str, with_stdin: bool) -> None:
     if with_stdin:
-        from swarm.process import stop_with_stdin
+        from swarm.hosting.process import stop_with_stdin
 
         def stop() -> None:
             # The second call hands back what still runs: there is nobody to wait for.

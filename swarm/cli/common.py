@@ -16,13 +16,13 @@ import msgspec
 
 from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, NoAnswer, Refusal
+from swarm.hosting.runfile import find_run
 from swarm.messages import NULL, TOKEN_PATTERN
-from swarm.runfile import find_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swarm.client import Swarm
+    from swarm.sdk.client import Swarm
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|)$")
 _UNIT_S = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -142,7 +142,7 @@ def connect(
     """A connection as the swarm's client; `name` is who speaks (an agent's id)."""
     url, prefix = locate(args)
     import_lean(url)
-    from swarm.client import Swarm
+    from swarm.sdk.client import Swarm
 
     return Swarm.connect(url, name=name, prefix=prefix)
 
@@ -150,7 +150,7 @@ def connect(
 def run_async(main: Coroutine[Any, Any, int]) -> int:
     """Run a command's coroutine to its exit code; stdout is for its data alone."""
     import_lean(os.environ.get("NATS_URL", ""))
-    from swarm.logs import configure_logs
+    from swarm.hosting.logs import configure_logs
 
     configure_logs(level="warning")
     return asyncio.run(main)

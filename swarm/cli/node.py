@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
     read, path = settings.read_settings(args, HTTP_PORT=port)
     import_lean(url)
     # Imported only once the arguments are known to be good.
-    from swarm.logs import configure_logs
+    from swarm.hosting.logs import configure_logs
 
     configure_logs(node=args.id)
-    from swarm import node
-    from swarm.process import run as run_loop
+    from swarm.hosting import node
+    from swarm.hosting.process import run as run_loop
 
     plan = node.NodePlan(
         node_id=args.id,

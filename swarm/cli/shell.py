@@ -20,8 +20,8 @@ from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
 
 if TYPE_CHECKING:
-    from swarm.client import Swarm
     from swarm.messages import Ack
+    from swarm.sdk.client import Swarm
 
 
 def add_parser(subparsers: Any) -> None:

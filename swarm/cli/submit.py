@@ -21,7 +21,7 @@ from swarm.errors import BadInput, NoAnswer, Refusal, SwarmError
 from swarm.messages import PRIORITIES
 
 if TYPE_CHECKING:
-    from swarm.client import Handle, Swarm
+    from swarm.sdk.client import Handle, Swarm
 
 #: Lines read and submitted at once; keeps memory bounded however long the file is.
 CHUNK = 10_000

@@ -14,8 +14,8 @@ from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, SwarmError
 
 if TYPE_CHECKING:
-    from swarm.runfile import RunFile
-    from swarm.supervisor import UpPlan
+    from swarm.hosting.runfile import RunFile
+    from swarm.hosting.supervisor import UpPlan
 
 
 def add_parser(subparsers: Any) -> None:
@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
     read, path = settings.read_settings(args, HTTP_PORT=port)
     import_lean(url or "")
     # Imported only once the arguments are known to be good.
-    from swarm.logs import configure_logs
+    from swarm.hosting.logs import configure_logs
 
     configure_logs()
-    from swarm import supervisor
-    from swarm.process import run as run_loop
+    from swarm.hosting import supervisor
+    from swarm.hosting.process import run as run_loop
 
     plan = supervisor.UpPlan(
         data_dir=(args.data or default_data_dir()).expanduser().absolute(),
@@ -132,8 +132,8 @@ def _agents(args: argparse.Namespace) -> tuple[tuple[str, ...], ...]:
 
 
 async def _up(plan: UpPlan) -> None:
-    from swarm.process import stop_on_signals, unless
-    from swarm.supervisor import Supervisor
+    from swarm.hosting.process import stop_on_signals, unless
+    from swarm.hosting.supervisor import Supervisor
 
     stop = asyncio.Event()
     stop_on_signals(stop)

@@ -13,7 +13,7 @@ from swarm.messages import ShardStats, Status, WorkItem
 from swarm.subjects import parse_item_id
 
 if TYPE_CHECKING:
-    from swarm.client import Swarm
+    from swarm.sdk.client import Swarm
 
 #: Items that a list shows, unless told otherwise.
 LIMIT = 100

@@ -45,7 +45,7 @@ _parsing = threading.Lock()
 
 
 class Task(Protocol):
-    """What of a `swarm.context.Context` a handler uses."""
+    """What of a `swarm.sdk.context.Context` a handler uses."""
 
     @property
     def work_item_id(self) -> str:

@@ -19,9 +19,9 @@ from swarm.demo import tree as trees
 from swarm.demo.report import TOP, Summary, show
 from swarm.demo.run import Demo, DemoPlan
 from swarm.errors import BadInput
-from swarm.logs import configure_logs
-from swarm.process import run as run_loop
-from swarm.process import stop_on_signals, unless
+from swarm.hosting.logs import configure_logs
+from swarm.hosting.process import run as run_loop
+from swarm.hosting.process import stop_on_signals, unless
 
 
 def add_parser(subparsers: Any) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from swarm.client import Handle, Swarm
 from swarm.config import Settings
 from swarm.demo import tree as trees
 from swarm.demo.audit import AUDITS, RECORDS_ENV
@@ -20,11 +19,12 @@ from swarm.demo.findings import Audit
 from swarm.demo.report import Summary, items_per_s, starts
 from swarm.demo.screen import Screen
 from swarm.errors import NoAnswer, Refusal, SwarmError
+from swarm.hosting.process import unless
+from swarm.hosting.runfile import RunFile
+from swarm.hosting.supervisor import Supervisor, UpPlan
 from swarm.messages import NewItem, ShardStats
-from swarm.process import unless
-from swarm.runfile import RunFile
+from swarm.sdk.client import Handle, Swarm
 from swarm.subjects import Subjects
-from swarm.supervisor import Supervisor, UpPlan
 from swarm.testing.history import (
     AckLog,
     History,

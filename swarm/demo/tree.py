@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from swarm.demo.audit import AUDITS
 from swarm.errors import BadInput
-from swarm.items import to_json
 from swarm.messages import NewItem, Priority
+from swarm.sdk.items import to_json
 
 #: Not looked into: caches, and what others have installed there.
 SKIPPED = ("__pycache__", "site-packages", "dist-packages", "node_modules")

@@ -7,7 +7,7 @@ import threading
 from functools import cache
 from pathlib import Path
 
-from swarm.context import Context
+from swarm.sdk.context import Context
 from swarm.testing.history import ExecutionLog
 
 #: Names the directory for the records.

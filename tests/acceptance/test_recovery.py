@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from swarm.bus.embedded import EmbeddedServer
-from swarm.client import Handle, Swarm
 from swarm.messages import ShardStats
+from swarm.sdk.client import Handle, Swarm
 from swarm.subjects import Subjects, parse_item_id
 from swarm.testing.history import (
     AckLog,

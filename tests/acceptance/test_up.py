@@ -250,7 +250,8 @@ def test_a_data_directory_without_permission(place: Place) -> None:
         folder.chmod(0o755)
     # Root may write everywhere, so it becomes nobody, once all modules have been read.
     code = (
-        "import os, sys, uvloop, aiohttp, swarm.supervisor, swarm.node, swarm.cli.up\n"
+        "import os, sys, uvloop, aiohttp, swarm.cli.up\n"
+        "import swarm.hosting.supervisor, swarm.hosting.node\n"
         "from swarm.cli.main import main\n"
         "if os.geteuid() == 0: os.seteuid(65534)\n"
         f"sys.exit(main(['up', '--data', {str(place.data)!r}]))\n"

@@ -12,10 +12,10 @@ import msgspec
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.router import Router
 from swarm.bus.memory import MemoryBus, MemoryWorld
-from swarm.client import Swarm
 from swarm.config import Settings
 from swarm.messages import Attach, Attached, Next, ShardMap, Work
 from swarm.runtime import Runtime
+from swarm.sdk.client import Swarm
 from swarm.testing.loop import run
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
-from hypothesis import event, settings
+from hypothesis import Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -41,8 +41,8 @@ from tests.builders import Desk, new_item, number_of, refusal_of, state_of
 
 T = TypeVar("T")
 
-TYPES = ("a", "b", "c")
-AGENTS = ("a1", "a2", "a3")
+TYPES = ("a", "b")
+AGENTS = ("a1", "a2")
 AGEING_S = 10.0
 
 #: Commands of a holder, and the status that each leaves behind.
@@ -153,7 +153,7 @@ class ShardMachine(RuleBasedStateMachine):
         assert claim not in self.model.claims, "no token is issued twice for an item"
         self.model.claims.add(claim)
 
-    @rule(target=held, agent=agents, session=st.sampled_from(["s1", "s2"]), work_type=types)
+    @rule(target=held, agent=agents, session=st.sampled_from(["s1", "s1", "s2"]), work_type=types)
     def take(
         self, agent: str, session: str, work_type: str
     ) -> tuple[str, Assignment] | MultipleResults[tuple[str, Assignment]]:
@@ -371,7 +371,7 @@ class ShardMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_best_of_any_types_is_the_best_of_all(self) -> None:
-        for wanted in (("a",), ("b", "c"), TYPES):
+        for wanted in (("a",), ("b",), TYPES):
             assert self.desk.shard.lanes.best(wanted) == self.best(wanted)
         for work_type, ready in self.desk.shard.lanes.ready.items():
             queued = [
@@ -391,7 +391,13 @@ class ShardMachine(RuleBasedStateMachine):
             assert state_of(self.desk.refold()) == state_of(self.desk.shard)
 
 
+# Not shrunk: that can take longer than a test may (pyproject.toml, faulthandler_timeout),
+# and fifty steps are readable as they are.
 ShardMachine.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=100,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
 )
 TestShardMachine = ShardMachine.TestCase

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from swarm.agent import Agent
 from swarm.bus.base import Bus, Message
 from swarm.bus.memory import MemoryWorld
-from swarm.client import Swarm
 from swarm.messages import Ack, Assignment, Attached, Control, ErrorBody, Gone, NewItem, Work
-from swarm.runners import InlineRunner
 from swarm.runtime import Runtime
+from swarm.sdk.agent import Agent
+from swarm.sdk.client import Swarm
+from swarm.sdk.runners import InlineRunner
 from tests.unit.sims import leave_running, pass_time
 
 T = TypeVar("T")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from swarm.actors.agent import ACK_S, CANCEL_S
-from swarm.agent import Agent
 from swarm.bus.base import Subscription
 from swarm.bus.memory import MemoryWorld
-from swarm.context import Context
 from swarm.errors import BadInput, BusUnavailable, LeaseLost, NoAnswer, Refusal
 from swarm.messages import Ack, NewItem
-from swarm.runners import InlineRunner
+from swarm.sdk.agent import Agent
+from swarm.sdk.context import Context
+from swarm.sdk.runners import InlineRunner
 from swarm.subjects import check_token
 from tests.unit.scripted import (
     ScriptedCoordinator,

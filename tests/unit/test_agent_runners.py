@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from swarm.actors.agent import AgentActor
-from swarm.agent import Agent
 from swarm.bus.memory import MemoryWorld
-from swarm.context import Context, HandlerExecution, is_async
 from swarm.core.handling import Done, Failed, Outcome, Stopped
 from swarm.errors import LeaseLost
-from swarm.items import ClaimedItem
 from swarm.messages import Attached
-from swarm.runners import HandlerRunner, InlineRunner, ThreadRunner
+from swarm.sdk.agent import Agent
+from swarm.sdk.context import Context, HandlerExecution, is_async
+from swarm.sdk.items import ClaimedItem
+from swarm.sdk.runners import HandlerRunner, InlineRunner, ThreadRunner
 from tests.unit.scripted import ScriptedCoordinator, assignment, give_up_on
 
 WITHIN_S = 20.0
@@ -339,9 +339,9 @@ def test_a_stuck_plain_handler_does_not_hold_up_the_end_of_the_process() -> None
     program = textwrap.dedent(
         """
         import asyncio, threading
-        from swarm.context import Context, HandlerExecution
-        from swarm.items import ClaimedItem
-        from swarm.runners import ThreadRunner
+        from swarm.sdk.context import Context, HandlerExecution
+        from swarm.sdk.items import ClaimedItem
+        from swarm.sdk.runners import ThreadRunner
         from tests.unit.scripted import assignment
 
         started = threading.Event()

@@ -17,13 +17,13 @@ from structlog.testing import capture_logs
 
 from swarm.actors import shard_map
 from swarm.bus.memory import MemoryWorld
-from swarm.children import Child, describe_code, last_words
 from swarm.config import Settings
 from swarm.errors import BadConfig, BadInput, BusTimeout
+from swarm.hosting.children import Child, describe_code, last_words
+from swarm.hosting.node import Node, NodePlan
+from swarm.hosting.process import cancelled, unless
+from swarm.hosting.supervisor import Supervisor, UpPlan, is_free, usual_port
 from swarm.messages import ShardMap
-from swarm.node import Node, NodePlan
-from swarm.process import cancelled, unless
-from swarm.supervisor import Supervisor, UpPlan, is_free, usual_port
 from swarm.web.http import HttpServer
 from tests.acceptance.processes import TakenPort, free_port
 
@@ -193,7 +193,7 @@ class Watched:
         self.log = tmp_path / "child.log"
         self.child = Child("child", [], self.log, dict(os.environ), self.wrong_use.append)
         monkeypatch.setattr(self.child, "_command", [sys.executable, "-c", code])
-        monkeypatch.setattr("swarm.children.RESTART_FIRST_S", 0.001)
+        monkeypatch.setattr("swarm.hosting.children.RESTART_FIRST_S", 0.001)
 
     async def until_said(self, text: str) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -264,7 +264,7 @@ async def test_a_child_that_does_not_stop_is_killed(
 
 
 async def test_a_big_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.children.LOG_BYTES_MAX", 3)
+    monkeypatch.setattr("swarm.hosting.children.LOG_BYTES_MAX", 3)
     watched = Watched(tmp_path, "import sys; print('new'); sys.stdin.read()", monkeypatch)
     watched.log.write_text("older")
     await watched.child.start()
@@ -329,7 +329,7 @@ async def _failing() -> None:
 async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swarm.process.CANCEL_AGAIN_S", 0.01)
+    monkeypatch.setattr("swarm.hosting.process.CANCEL_AGAIN_S", 0.01)
     lost: list[int] = []
 
     async def forgetful() -> None:
@@ -352,7 +352,7 @@ def test_a_hanging_loop_does_not_outlive_its_parent() -> None:
     """The thread that watches stdin ends the process when the loop does not."""
     code = (
         "import asyncio, time\n"
-        "from swarm.process import stop_with_stdin\n"
+        "from swarm.hosting.process import stop_with_stdin\n"
         "async def main():\n"
         "    stop_with_stdin(lambda: None, 0.05)\n"
         "    print('hanging', flush=True)\n"
@@ -382,9 +382,9 @@ def test_more_processes_than_names_make_no_sense(tmp_path: Path) -> None:
 async def test_the_port_of_the_last_time_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     assert await usual_port(port) == port
-    monkeypatch.setattr("swarm.supervisor.LAST_PORT_S", 0.05)
+    monkeypatch.setattr("swarm.hosting.supervisor.LAST_PORT_S", 0.05)
     with TakenPort() as taken:
         assert not is_free(taken)
         assert await usual_port(taken) in (4222, 0)
-        monkeypatch.setattr("swarm.supervisor.NATS_PORT", taken)
+        monkeypatch.setattr("swarm.hosting.supervisor.NATS_PORT", taken)
         assert await usual_port(0) == 0

@@ -14,7 +14,13 @@ import pytest
 
 from swarm.errors import LeaseLost
 from swarm.messages import NewItem
-from swarm.programs import ENV_BYTES_MAX, ERROR_BYTES_MAX, Program, ProgramFailed, parse_progress
+from swarm.sdk.programs import (
+    ENV_BYTES_MAX,
+    ERROR_BYTES_MAX,
+    Program,
+    ProgramFailed,
+    parse_progress,
+)
 
 DEADLINE_S = 20.0
 POLL_S = 0.01
@@ -226,7 +232,7 @@ async def test_cancelling_ends_the_whole_group() -> None:
 
 
 async def test_a_group_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.programs.GRACE_S", 0.05)
+    monkeypatch.setattr("swarm.sdk.programs.GRACE_S", 0.05)
     job = FakeJob()
     script = "trap '' TERM; echo \"progress 1 $$\"; while :; do sleep 0.05; done"
     running = asyncio.create_task(Program(script, "a").handle(job))

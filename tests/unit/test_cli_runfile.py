@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from swarm.errors import BadInput
-from swarm.runfile import Announcement, RunFile, find_run, find_url
+from swarm.hosting.runfile import Announcement, RunFile, find_run, find_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_several_are_named_instead_of_guessing(env: dict[str, str], tmp_path: Pa
 def test_a_second_one_on_the_same_data_directory_is_refused(
     env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarm.runfile.LOCK_TRIES_S", 0.0)
+    monkeypatch.setattr("swarm.hosting.runfile.LOCK_TRIES_S", 0.0)
     first = announce(env, tmp_path / "data")
     with pytest.raises(BadInput, match="another `swarm up` with this data directory is running"):
         Announcement(tmp_path / "data", env)
@@ -91,7 +91,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused(
 def test_what_a_killed_one_left_is_not_believed(env: dict[str, str], tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from swarm.runfile import Announcement, RunFile\n"
+        "from swarm.hosting.runfile import Announcement, RunFile\n"
         "data = Path(sys.argv[1])\n"
         "a = Announcement(data, os.environ)\n"
         "a.publish(RunFile('nats://h:1', '', os.getpid(), str(data)))\n"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from swarm.actors import shard_map
 from swarm.actors.coordinator import Coordinator
@@ -21,8 +20,8 @@ from swarm.bus.memory import MemoryWorld
 from swarm.cli import common
 from swarm.cli.main import main
 from swarm.cli.submit import COMPLAINTS_MAX
-from swarm.client import Swarm
 from swarm.config import Settings
+from swarm.sdk.client import Swarm
 
 DEADLINE_S = 30.0
 SETTINGS = Settings(
@@ -82,14 +81,6 @@ async def work(swarm: Swarm) -> None:
             await swarm.complete(claimed.work_item_id, claimed.token, 2 * claimed.payload)
         else:
             await swarm.fail(claimed.work_item_id, claimed.token, "no number")
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """Commands say where logs go, for the whole process."""
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture
@@ -269,7 +260,10 @@ def test_with_wait_all_results_are_waited_for(
 
 async def some_items(swarm: Swarm) -> None:
     for number in range(3):
-        await swarm.submit("sum", f"number {number}", payload=number, priority="high")
+        key = f"k{number}"  # places it, and so the ids, alike in every world
+        await swarm.submit(
+            "sum", f"number {number}", payload=number, priority="high", idempotency_key=key
+        )
     await swarm.submit("other", "the other\none", labels={"a": "b"}, idempotency_key="k")
     claimed = await swarm.claim(["sum"], wait_s=5)
     assert claimed is not None

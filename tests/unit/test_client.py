@@ -10,7 +10,6 @@ import pytest
 from msgspec import Raw
 
 from swarm.bus.memory import MemoryWorld
-from swarm.client import PAGE_ITEMS, Handle, Swarm
 from swarm.errors import BadInput, NoAnswer, Refusal, WorkFailed
 from swarm.messages import (
     Ack,
@@ -22,7 +21,8 @@ from swarm.messages import (
     Status,
     WorkItem,
 )
-from swarm.results import POLL_S
+from swarm.sdk.client import PAGE_ITEMS, Handle, Swarm
+from swarm.sdk.results import POLL_S
 from tests.unit.scripted import Scripted, assignment, client, error
 from tests.unit.sims import loop_time, pass_time, sim
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from swarm.bus.memory import MemoryWorld
-from swarm.calls import ATTEMPT_S, Calls
 from swarm.errors import BusUnavailable, NoAnswer, Refusal, SwarmError
 from swarm.messages import Ack, Complete, Gone, Renew
+from swarm.sdk.calls import ATTEMPT_S, Calls
 from swarm.subjects import Subjects
 from tests.unit.scripted import Answer, Scripted, error, runtime
 from tests.unit.sims import loop_time, pass_time, sim

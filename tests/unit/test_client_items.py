@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from swarm.errors import Refusal
-from swarm.items import SUBMIT_BYTES, ClaimedItem, batches, check_percent, encode_item, to_json
 from swarm.messages import Assignment, NewItem, Submit
+from swarm.sdk.items import SUBMIT_BYTES, ClaimedItem, batches, check_percent, encode_item, to_json
 
 LIMIT = 262_144
 

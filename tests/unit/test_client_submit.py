@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from swarm.bus.memory import MemoryWorld
-from swarm.client import Handle
 from swarm.core.ids import is_uuid7
 from swarm.errors import BusUnavailable, NoAnswer, Refusal
 from swarm.messages import NewItem, SubmitReply, SubmitResult
-from swarm.submitting import BATCH_SIZE, IN_FLIGHT_MAX
+from swarm.sdk.client import Handle
+from swarm.sdk.submitting import BATCH_SIZE, IN_FLIGHT_MAX
 from tests.unit.scripted import client, error, refused
 from tests.unit.sims import loop_time, pass_time, sim
 

@@ -11,15 +11,15 @@ from typing import Any
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.opening import shard_rules_of
 from swarm.actors.router import Router
-from swarm.agent import Agent
 from swarm.bus.log import LogReader
 from swarm.bus.memory import EPOCH_S, Faults, MemoryWorld
-from swarm.client import Swarm
-from swarm.context import Context
 from swarm.errors import BusError, NoAnswer, SwarmError
 from swarm.messages import ShardMap
-from swarm.runners import InlineRunner
 from swarm.runtime import Runtime
+from swarm.sdk.agent import Agent
+from swarm.sdk.client import Swarm
+from swarm.sdk.context import Context
+from swarm.sdk.runners import InlineRunner
 from swarm.subjects import Subjects
 from swarm.testing.sim.checker import Checker, Violation
 from swarm.testing.sim.plan import AGENTS, CLIENTS, COORDINATORS, SETTINGS, Mishap, Plan

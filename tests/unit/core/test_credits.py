@@ -60,6 +60,15 @@ def test_an_older_statement_arriving_late_changes_nothing_but_proves_life() -> N
     assert slots.free == 4
 
 
+def test_the_same_statement_again_counts_anew() -> None:
+    """An agent whose free slots did not change says the same number in each heartbeat."""
+    pool = Pool()
+    slots = pool.session("a", 1)
+    pool.takers("t", 1, now=10.0)
+    pool.update(slots, 1, 1, 0, 10.1 + SETTLE_S)
+    assert slots.free == 1
+
+
 def test_the_first_statement_here_sets_what_was_received_elsewhere() -> None:
     pool = Pool()
     slots = pool.attach("a", "s1", ["t"], 0.0)

@@ -168,6 +168,20 @@ def test_a_session_that_moved_is_let_go_without_a_word() -> None:
     assert refusal_of(lambda: first.attach("s2", now=2.0)).code == "agent_id_in_use"
 
 
+@pytest.mark.parametrize("moves_after", ["its attach", "a heartbeat"])
+def test_one_that_took_over_still_goes_first_where_that_was_not_heard(moves_after: str) -> None:
+    """The third coordinator, where the replaced one lives, missed the takeover."""
+    second, third = Place("c2"), Place("c3")
+    second.sessions.attention("a", third.attach("s1"), 0.0)
+    second.attach("s2", TAKEOVER, 1.0)
+    if moves_after == "a heartbeat":
+        assert second.heartbeat("s2", 2.0) is None
+    moved = second.attach("s2", now=3.0)
+    ended = third.sessions.attention("a", moved, 3.1)
+    assert [(session, control.kind) for session, control in ended] == [("s1", "superseded")]
+    assert (second.here(), third.here()) == (["s2"], [])
+
+
 RACES = {
     "neither takes over": (ATTACH, ATTACH, "s1"),
     "both take over": (TAKEOVER, TAKEOVER, "s1"),

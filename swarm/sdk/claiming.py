@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from swarm.calls import Calls
 from swarm.errors import NoAnswer, Refusal
-from swarm.items import ClaimedItem
 from swarm.messages import Assignment, Beat, Claim, Description
+from swarm.sdk.calls import Calls
+from swarm.sdk.items import ClaimedItem
 
 #: Between two rounds over the shards: the first pause, doubled up to the longest.
 PAUSE_FIRST_S = 0.1

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from swarm.calls import ATTEMPT_S, Calls
 from swarm.errors import BadInput, NoAnswer, Refusal, WorkFailed
-from swarm.items import from_json
 from swarm.messages import Get, WorkItem
+from swarm.sdk.calls import ATTEMPT_S, Calls
+from swarm.sdk.items import from_json
 from swarm.subjects import parse_item_id
 
 #: An owner is asked to answer within this time when it is to wait for an item's end.

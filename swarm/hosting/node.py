@@ -23,8 +23,8 @@ from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
 from swarm.errors import BadConfig, BadInput, BusError
+from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
-from swarm.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token
 

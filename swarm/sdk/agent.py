@@ -22,16 +22,16 @@ import msgspec
 
 from swarm.actors.agent import AgentActor
 from swarm.bus.base import Bus
-from swarm.calls import Calls
-from swarm.connecting import connect_bus
-from swarm.context import Context, HandlerExecution, is_async
 from swarm.core.agent import AgentCore
 from swarm.core.handling import AgentRules, Failed
 from swarm.errors import BadInput, LeaseLost
-from swarm.items import ClaimedItem
 from swarm.messages import Assignment
-from swarm.runners import HandlerRunner, ThreadRunner
 from swarm.runtime import Runtime
+from swarm.sdk.calls import Calls
+from swarm.sdk.connecting import connect_bus
+from swarm.sdk.context import Context, HandlerExecution, is_async
+from swarm.sdk.items import ClaimedItem
+from swarm.sdk.runners import HandlerRunner, ThreadRunner
 from swarm.subjects import Subjects, check_token
 
 Handler = Callable[[Context], Any]

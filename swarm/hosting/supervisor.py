@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from swarm.bus.embedded import EmbeddedServer
-from swarm.children import RESTART_FIRST_S, RESTART_LONGEST_S, Child, describe_code
 from swarm.config import SETTINGS, Settings, to_toml
 from swarm.errors import BadConfig, BadInput, SwarmError
-from swarm.runfile import Announcement, RunFile
+from swarm.hosting.children import RESTART_FIRST_S, RESTART_LONGEST_S, Child, describe_code
+from swarm.hosting.runfile import Announcement, RunFile
 from swarm.runtime import Runtime
 
 if TYPE_CHECKING:
-    from swarm.node import Node
+    from swarm.hosting.node import Node
 
 log = structlog.get_logger()
 
@@ -163,7 +163,7 @@ class Supervisor:
 
     async def _start_node(self, url: str) -> Node:
         # Imported while the coordinators, already started, do the same.
-        from swarm.node import Node, NodePlan  # noqa: PLC0415
+        from swarm.hosting.node import Node, NodePlan  # noqa: PLC0415
 
         plan = self.plan
         node = self._node = Node(
@@ -182,8 +182,8 @@ class Supervisor:
 
     async def _until_ready(self, node: Node) -> None:
         """Return when every shard has an owner that answers."""
-        from swarm.client import Swarm  # noqa: PLC0415 - as in `_start_node`
         from swarm.messages import ShardStats  # noqa: PLC0415
+        from swarm.sdk.client import Swarm  # noqa: PLC0415 - as in `_start_node`
 
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + self.plan.ready_s

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from swarm.calls import ATTEMPT_S, Calls, Tries, Verdict, read_refusal, refusal_of
 from swarm.errors import NoAnswer, Refusal, SwarmError
-from swarm.items import Batch, Description, batches
 from swarm.messages import Submit, SubmitReply
+from swarm.sdk.calls import ATTEMPT_S, Calls, Tries, Verdict, read_refusal, refusal_of
+from swarm.sdk.items import Batch, Description, batches
 from swarm.subjects import MIXED
 
 #: Most items in one command.

@@ -12,8 +12,8 @@ import structlog
 
 from swarm.core.handling import Done, Failed, Outcome, Stopped
 from swarm.errors import LeaseLost, Refusal
-from swarm.items import ClaimedItem, check_percent, to_json
 from swarm.messages import NewItem
+from swarm.sdk.items import ClaimedItem, check_percent, to_json
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ def is_async(handler: Callable[[Context], Any]) -> bool:
 
 
 class HandlerExecution:
-    """One call of a handler; see `swarm.runners.Execution`."""
+    """One call of a handler; see `swarm.sdk.runners.Execution`."""
 
     def __init__(
         self, handler: Callable[[Context], Any], context: Context, *, is_async: bool

@@ -17,12 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from swarm.bus.base import Bus
-from swarm.calls import Calls
-from swarm.claiming import Claimer
-from swarm.connecting import connect_bus
 from swarm.errors import NoAnswer, Refusal, SwarmError
-from swarm.items import ClaimedItem, check_name, check_percent, to_json
-from swarm.items import Description as ItemDescription
 from swarm.messages import (
     Ack,
     Complete,
@@ -43,10 +38,15 @@ from swarm.messages import (
     Status,
     WorkItem,
 )
-from swarm.results import await_result, shard_subject
 from swarm.runtime import Runtime
+from swarm.sdk.calls import Calls
+from swarm.sdk.claiming import Claimer
+from swarm.sdk.connecting import connect_bus
+from swarm.sdk.items import ClaimedItem, check_name, check_percent, to_json
+from swarm.sdk.items import Description as ItemDescription
+from swarm.sdk.results import await_result, shard_subject
+from swarm.sdk.submitting import submit
 from swarm.subjects import Subjects, check_token
-from swarm.submitting import submit
 
 Reply = TypeVar("Reply")
 

@@ -1,6 +1,6 @@
 """Child processes that are started again when they end, and never outlive their parent.
 
-A child reads from a pipe whose other end its parent holds (`swarm.node.stop_with_stdin`):
+A child reads from a pipe whose other end its parent holds (`swarm.hosting.node.stop_with_stdin`):
 however the parent ends, kill -9 included, the child sees the end and stops.
 """
 

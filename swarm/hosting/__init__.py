@@ -1,0 +1,1 @@
+"""Running a swarm's processes on a machine: what `swarm up` and `swarm node` do."""
