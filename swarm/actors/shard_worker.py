@@ -256,7 +256,7 @@ class ShardWorker(Actor):
         match body:
             case Complete() | Fail() | Release() | Progress():
                 ack = decide.item_command(shard, body, sender, batch)
-                if isinstance(body, Progress):
+                if isinstance(body, Progress) and ack.lease_s > 0:
                     self._leases.renew(parse_item_id(body.work_item_id)[1], self._clock())
                 if request.session:
                     answers.ack(sender, request.session, ack)

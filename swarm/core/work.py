@@ -75,7 +75,7 @@ class Item(Struct, gc=False):
 
 
 def make_token(fence: int, nonce: str, session: str) -> str:
-    """The token of a claim: unique to the claim, its owner and the holder's session.
+    """The token of a claim: unique for its item, by fence, owner and the holder's session.
 
     The nonce is that of the `Opened` entry that issued it: a claim that was decided but
     never became durable can share a fence with a later one, but not the nonce.

@@ -14,6 +14,7 @@ from pathlib import Path
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import ServerError
 
 from swarm.bus import nats_client
 from swarm.bus.base import Entry, Message
@@ -434,23 +435,26 @@ async def test_streams_of_others_in_our_place(server: Restartable, bus: JetStrea
         await bus.create_log("xlog.8")
 
 
-async def test_purged_and_deleted_entries(server: Restartable, bus: JetStreamBus) -> None:
+async def test_entries_are_purged_from_the_front_only(
+    server: Restartable, bus: JetStreamBus
+) -> None:
     entries: Seen[Entry] = Seen()
     for seq in range(10):
         await bus.append(LOG, b"", seq, TIMEOUT_S)
     async with plain(server.url) as client:
         manager = client.jetstream()
         await manager.purge_stream("xlog_0", seq=4)
-        await manager.delete_msg("xlog_0", 6)
-    assert [entry.seq for entry in await bus.read(LOG, 1, 4)] == [4, 5, 7, 8]
+        with pytest.raises(ServerError, match="not permitted"):
+            await manager.delete_msg("xlog_0", 6)
+    assert [entry.seq for entry in await bus.read(LOG, 1, 4)] == [4, 5, 6, 7]
     await bus.follow(LOG, 1, entries)
     assert await bus.append(LOG, b"", 10, TIMEOUT_S) == 11
-    assert [entry.seq for entry in await entries.count(7)] == [4, 5, 7, 8, 9, 10, 11]
+    assert [entry.seq for entry in await entries.count(8)] == [4, 5, 6, 7, 8, 9, 10, 11]
     async with plain(server.url) as client:
         await client.jetstream().purge_stream("xlog_0")
     assert await bus.read(LOG, 1, 4) == []
     assert await bus.append(LOG, b"", 11, TIMEOUT_S) == 12
-    assert [entry.seq for entry in await entries.count(8)][-1] == 12
+    assert [entry.seq for entry in await entries.count(9)][-1] == 12
 
 
 async def test_foreign_messages_in_a_log(server: Restartable, bus: JetStreamBus) -> None:

@@ -169,7 +169,21 @@ class CreditMachine(RuleBasedStateMachine):
 
     def move(self, lent: list[Credit]) -> None:
         for credit in lent:
-            self.peer.borrowed(credit, self.now + LEND_S)
+            self.peer.borrowed(credit, self.now + LEND_S, "c1")
+
+    @rule(ready=st.lists(types, max_size=1))
+    def the_peer_returns_what_it_cannot_use(self, ready: list[str]) -> None:
+        before = {key: slots.free for key, slots in self.home.sessions.items()}
+        for lender, unused in self.peer.unused(dict.fromkeys(ready, 1)).items():
+            assert lender == "c1"
+            for credit in unused:
+                assert not set(credit.work_types) & set(ready)
+                self.home.returned(credit)
+                slots = self.home.sessions.get((credit.agent, credit.session))
+                if slots is not None:
+                    assert 0 <= slots.free - before[slots.key] <= credit.slots
+        if not ready:
+            assert self.peer.waiting() == []
 
     @rule(work_type=types, slots=st.integers(0, 5), coordinator=st.sampled_from(["c2", "c3"]))
     def wish(self, work_type: str, slots: int, coordinator: str) -> None:
