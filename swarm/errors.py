@@ -19,6 +19,9 @@ RefusalCode = Literal[
     "not_holder",  # the item is held by somebody else than the sender
     "not_claimed",  # the item is not held by anybody
     "already_finished",  # the item has ended, by other hands or with another outcome
+    "not_waiting",  # an answer for an item that has asked for nothing
+    "already_answered",  # somebody else's answer came first
+    "storage_full",  # the swarm's storage is nearly full: try again when there is room
     "no_work",  # nothing to claim among the types that were asked for
     "agent_id_in_use",  # another live process is attached under this agent id
     "idempotency_conflict",  # the idempotency key was used before, for other content
@@ -70,6 +73,14 @@ class WorkFailed(SwarmError):
 
 class LeaseLost(SwarmError):
     """The item that a handler works on is not held by it any more; stop the work."""
+
+
+class NotInMemory(SwarmError):
+    """An archived item is asked for: it must be read from the finished records first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"item {number} is in the finished records")
+        self.number = number
 
 
 # --- the bus ---------------------------------------------------------------

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from swarm.core.checks import stored_bytes
 from swarm.core.shard import Shard
-from swarm.core.work import Item, view
-from swarm.errors import BadInput, Refusal
-from swarm.messages import ItemPage, List, ShardStats, WorkItem
+from swarm.core.work import view, weight
+from swarm.errors import BadInput, NotInMemory, Refusal
+from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats, WorkItem
 from swarm.subjects import parse_item_id
 
-_STATUSES = ("queued", "claimed", "completed", "dead")
 #: What an item takes in a page besides its own texts.
 _ITEM_BYTES = 400
 #: Items looked at for one page: whoever owns the shard does nothing else meanwhile.
@@ -17,7 +16,7 @@ LOOKED_AT_MAX = 10_000
 
 
 def find(shard: Shard, work_item_id: str) -> Item:
-    """This item of this shard; refuses an unknown one."""
+    """This item of this shard; refuses an unknown one, `NotInMemory` for an archived one."""
     try:
         number_of_shard, number = parse_item_id(work_item_id)
     except BadInput as error:
@@ -27,7 +26,9 @@ def find(shard: Shard, work_item_id: str) -> Item:
             "bad_request",
             f"work item {work_item_id} is in shard {number_of_shard}, this is shard {shard.number}",
         )
-    found = shard.items.get(number)
+    found = shard.items.get(number) or shard.thawed.get(number)
+    if found is None and 0 < number < shard.next_number:
+        raise NotInMemory(number)
     if found is None:
         raise Refusal("unknown_item", f"there is no work item {work_item_id}")
     return found
@@ -35,14 +36,16 @@ def find(shard: Shard, work_item_id: str) -> Item:
 
 def item(shard: Shard, number: int) -> WorkItem:
     """The item for readers; the sequence as of which it is true is set when sent."""
-    return view(shard.items[number], shard.number, 0)
+    found = shard.items.get(number) or shard.thawed.get(number)
+    assert found is not None, f"item {number} was there a moment ago"
+    return view(found, shard.number, 0)
 
 
 def check_query(query: List) -> None:
     """Refuse a query for what there is not."""
-    if query.status and query.status not in _STATUSES:
+    if query.status and query.status not in STATUSES:
         raise Refusal(
-            "bad_request", f"unknown status {query.status!r}; one of {', '.join(_STATUSES)}"
+            "bad_request", f"unknown status {query.status!r}; one of {', '.join(STATUSES)}"
         )
 
 
@@ -52,14 +55,16 @@ def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
     One item is shown however large it is.  A page may be empty and yet not the last.
     """
     assert bytes_max > 0, "an empty page would never end"
-    found = ItemPage([])
+    found = ItemPage([], archived=sum(shard.archived.values()))
     size = 0
     first = max(query.after, 0) + 1
     for number in range(first, shard.next_number):
         if number - first >= LOOKED_AT_MAX:
             found.after = number - 1
             break
-        candidate = shard.items[number]
+        candidate = shard.items.get(number)
+        if candidate is None:
+            continue
         if query.status and candidate.status != query.status:
             continue
         if query.work_type and candidate.work_type != query.work_type:
@@ -74,13 +79,16 @@ def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
 
 def _shown_bytes(candidate: Item) -> int:
     """At most what the item takes in a page."""
-    size = _ITEM_BYTES + len(memoryview(candidate.spec))
+    size = _ITEM_BYTES + weight(candidate)
     hold, end = candidate.hold, candidate.end
     if end is not None:
         hold = end.hold
-        size += stored_bytes(end.result) + stored_bytes(end.error)
     if hold is not None:
         size += stored_bytes(hold.agent) + stored_bytes(hold.note)
+    if candidate.story is not None:
+        size += sum(200 + stored_bytes(one.error) for one in candidate.story.history)
+    if candidate.pause is not None:
+        size += stored_bytes(candidate.pause.what)
     return size
 
 
@@ -96,4 +104,6 @@ def stats(shard: Shard) -> ShardStats:
         submitted=shard.submitted,
         conservation=shard.conservation(),
         foreign=0,
+        archived=sum(shard.archived.values()),
+        live_bytes=shard.live_bytes,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Raw, Struct
+
+from swarm.messages.basics import NULL, Status
 
 
 class Beat(Struct, omit_defaults=True):
@@ -58,6 +60,48 @@ class Lend(Struct, omit_defaults=True):
 
     credits: list[Credit]
     expires_s: float
+
+
+class Watch(Struct, omit_defaults=True, tag_field="about", tag="watch"):
+    """``<p>.shard.<n>.edge.<coordinator>``: `dependent` is to be told how `on` ends.
+
+    Sent by the owner of `dependent`'s shard to that of `on`'s, until it is answered by
+    `Watching` or `Outcome`.
+    """
+
+    on: str
+    dependent: str
+
+
+class Watching(Struct, omit_defaults=True, tag_field="about", tag="watching"):
+    """Answer to `Watch`: it is in the log, an `Outcome` will come."""
+
+    on: str
+    dependent: str
+
+
+class Outcome(Struct, omit_defaults=True, tag_field="about", tag="outcome"):
+    """`on` has ended; sent to `dependent`'s shard until `Heard` answers."""
+
+    on: str
+    dependent: str
+    status: Status
+    result: Raw = NULL
+    #: There is no such item as `on`.
+    missing: bool = False
+
+
+class Heard(Struct, omit_defaults=True, tag_field="about", tag="heard"):
+    """Answer to `Outcome`: it is in the log of the dependent's shard."""
+
+    on: str
+    dependent: str
+    status: Status
+
+
+#: Between shards, about a dependency.  Answers are messages of their own, to the subject of
+#: the other item's shard, so that any owner of it can take them.
+Edge = Watch | Watching | Outcome | Heard
 
 
 class Attention(Struct, omit_defaults=True):
