@@ -5,7 +5,7 @@ Shapes as nats-server 2.15 sends them; fields that nothing here needs are left o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,10 @@ OTHER_STREAM: Final = 10060
 MESSAGE_TOO_LARGE: Final = 10054
 NOT_ENABLED: Final = frozenset({10039, 10076})
 NO_RESOURCES: Final = frozenset({10002, 10023, 10028, 10047})
+
+NANOSECONDS: Final = 1_000_000_000
+#: The server's own default; nothing here sends ids, but the age of messages may not be less.
+DUPLICATES_S: Final = 120.0
 
 
 class ApiError(msgspec.Struct):
@@ -53,12 +57,25 @@ class StoredMessage(msgspec.Struct):
     hdrs: bytes = b""
 
 
+class StreamState(msgspec.Struct):
+    """What is in a stream."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    #: How many messages by subject, of those that were asked for.
+    subjects: dict[str, int] | None = None
+
+
 class Reply(msgspec.Struct):
     """The answer to any request to the API; `ts` is the server's clock, RFC 3339."""
 
     error: ApiError | None = None
     ts: str = ""
     message: StoredMessage | None = None
+    state: StreamState | None = None
+    config: dict[str, Any] | None = None
 
 
 def stream_of(log: str) -> str:
@@ -66,7 +83,7 @@ def stream_of(log: str) -> str:
     return log.replace(".", "_")
 
 
-def log_config(log: str, replicas: int) -> dict[str, object]:
+def log_config(log: str, replicas: int) -> dict[str, Any]:
     """A log's stream: everything is kept until it is purged, nothing is deduplicated.
 
     Nothing is ever deleted out of its middle: readers take a hole for something missed.
@@ -79,13 +96,25 @@ def bucket_of(prefix: str) -> str:
     return f"{prefix}-state"
 
 
-def bucket_config(bucket: str, replicas: int) -> dict[str, object]:
+def bucket_config(bucket: str, replicas: int) -> dict[str, Any]:
     """A bucket's stream, as NATS's key-value clients expect it to be."""
     config = _stream_config(f"KV_{bucket}", f"$KV.{bucket}.>", replicas)
     return config | {"max_msgs_per_subject": 1, "allow_rollup_hdrs": True, "deny_delete": True}
 
 
-def _stream_config(name: str, subject: str, replicas: int) -> dict[str, object]:
+def records_config(name: str, max_age_s: float, replicas: int) -> dict[str, Any]:
+    """A records' stream: one subject for each key."""
+    return _stream_config(stream_of(name), f"{name}.*", replicas) | age_config(max_age_s)
+
+
+def age_config(max_age_s: float) -> dict[str, int]:
+    """After how long records go (0: never); the server forgets their ids no later."""
+    max_age_ns = int(max_age_s * NANOSECONDS)
+    window_ns = int(DUPLICATES_S * NANOSECONDS)
+    return {"max_age": max_age_ns, "duplicate_window": min(max_age_ns or window_ns, window_ns)}
+
+
+def _stream_config(name: str, subject: str, replicas: int) -> dict[str, Any]:
     return {
         "name": name,
         "subjects": [subject],

@@ -23,11 +23,13 @@ from random import Random
 from typing import Any, Final
 
 from swarm.bus.base import Entry
-from swarm.bus.memory_bus import MemoryBus, Server
+from swarm.bus.memory_bus import MemoryBus
 from swarm.bus.memory_faults import Faults, Range, Trace, Wire
-from swarm.bus.memory_logs import AppendHook, Logs
+from swarm.bus.memory_link import Server
+from swarm.bus.memory_logs import AppendHook, Logs, PurgeHook
 from swarm.bus.memory_messages import DeliverHook, PublishHook, Switch
 from swarm.bus.memory_node import Node
+from swarm.bus.memory_records import Records
 from swarm.bus.memory_routes import check_subject
 
 __all__ = ["Faults", "MemoryBus", "MemoryWorld", "Trace"]
@@ -65,11 +67,13 @@ class MemoryWorld:
         self._wire = Wire(rng, faults or Faults.none(), self.trace)
         self._switch = Switch(self._wire)
         self._logs = Logs(self._wire, self.time)
+        self._records = Records(self._wire, self.time)
         self._server = Server(
             wire=self._wire,
             wall=self.time,
             switch=self._switch,
             logs=self._logs,
+            records=self._records,
             max_payload=max_payload,
             call_timeout_s=call_timeout_s,
             buffer_max=buffer_max,
@@ -168,6 +172,10 @@ class MemoryWorld:
         """Call `hook(log, entry, node)` whenever an entry is stored ("" if injected)."""
         self._logs.on_append.append(hook)
 
+    def on_purge(self, hook: PurgeHook) -> None:
+        """Call `hook(log, first_seq, node)` whenever entries are dropped from a log."""
+        self._logs.on_purge.append(hook)
+
     def on_publish(self, hook: PublishHook) -> None:
         """Call `hook(node, subject, data, reply, headers)` at every publish and request.
 
@@ -180,8 +188,12 @@ class MemoryWorld:
         self._switch.on_deliver.append(hook)
 
     def log_entries(self, log: str) -> list[Entry]:
-        """What is truly in the log; raises `LogMissing`."""
+        """What is truly in the log and not purged; raises `LogMissing`."""
         return list(self._logs.get(log).entries)
+
+    def records(self, name: str) -> dict[str, list[bytes]]:
+        """What is truly in a store of records, by key; raises `LogMissing`."""
+        return {key: self._records.get(name, key) for key in self._records.keys(name)}
 
     def time(self) -> float:
         """The server's clock, seconds since the epoch."""

@@ -40,7 +40,7 @@ class Faults:
     delay: float = 0.0
     delay_s: Range = (0.001, 1.0)
 
-    # Logs: appends.
+    # Logs: appends, and in the same way purges and records.
 
     #: From an append to its answer; the entry is stored somewhere in between.
     append_latency_s: Range = (0.0005, 0.002)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: For what is certain to come; only a failing test waits so long.
 DEADLINE_S = 10.0
+#: For an append or record that nothing stands in the way of.
+TIMEOUT_S = 5.0
 
 
 class World(ABC):
@@ -97,6 +99,13 @@ class Seen(Generic[T]):
                 self._changed.clear()
                 await self._changed.wait()
         return self.all
+
+
+async def filled(bus: Bus, log: str, count: int) -> None:
+    """Make a log with the entries b"1", b"2", …"""
+    await bus.create_log(log)
+    for seq in range(count):
+        assert await bus.append(log, str(seq + 1).encode(), seq, TIMEOUT_S) == seq + 1
 
 
 async def settled(*buses: Bus) -> None:
