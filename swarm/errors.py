@@ -124,6 +124,10 @@ class OutcomeUnknown(BusError):
     """An append got no answer: it may be in the log, may come later, or be lost."""
 
 
+class StorageFull(BusError):
+    """No room: what was to be stored is definitely not stored."""
+
+
 class LogMissing(BusError):
     """The log does not exist (any more)."""
 

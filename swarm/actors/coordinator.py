@@ -107,6 +107,8 @@ class Coordinator(Actor):
             hearing=self._hearing,
             ended=self._shard_lost,
             committed=self._look_for_takers,
+            format=self._format,
+            nearly_full=lambda: False,
         )
         self._shards = Ownership(around, shard_map)
         self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
@@ -165,6 +167,11 @@ class Coordinator(Actor):
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
         await super().stop()
+
+    def _format(self) -> int:
+        """Of log entries: the highest that every live coordinator reads."""
+        live = self._members.live(self._clock())
+        return min([FORMAT, *(beat.protocol for beat in live.values())])
 
     def _hearing(self) -> bool:
         silent_s = self._clock() - self._heard_self_at

@@ -41,8 +41,9 @@ async def open_shard(around: Surroundings, number: int, map_version: int) -> Sha
         )
         opened = Opened(around.coordinator)
         now = max(around.runtime.wall(), position.now)
+        reader.shard.seq = position.at + 1
         try:
-            await fenced.append([opened], now)
+            await fenced.append([opened], now, around.format())
         except Deposed:
             continue
         reader.shard.apply(opened, now, fenced.owner)
@@ -58,6 +59,12 @@ def shard_rules_of(settings: Settings, max_payload: int) -> ShardRules:
         dedupe_window_s=settings.dedupe_window_s,
         dedupe_count=settings.dedupe_count,
         item_bytes_max=max_payload // 4,
+        max_attempts=settings.max_attempts,
+        backoff_s=settings.retry_backoff_s,
+        backoff_max_s=settings.retry_backoff_max_s,
+        quarantine_deaths=settings.quarantine_deaths,
+        wait_s=settings.wait_expires_s,
+        grace_s=settings.deadline_grace_s,
     )
 
 

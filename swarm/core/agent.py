@@ -140,6 +140,12 @@ class AgentCore:
         match control.kind:
             case "stop":
                 return self._stop((control.work_item_id, control.token), control.reason)
+            case "cancel":
+                held = self.running.get((control.work_item_id, control.token))
+                if held is None or held.stopped or held.handback:
+                    return []
+                held.handback = control.reason or "it was cancelled"
+                return [Cancel(*held.key, held.handback)]
             case "superseded":
                 self.supersede(control.reason or "another process uses this agent id")
                 return []

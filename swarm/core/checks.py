@@ -12,8 +12,9 @@ from typing import assert_never
 import msgspec
 from msgspec import Raw
 
-from swarm.errors import Refusal
+from swarm.errors import BadInput, Refusal
 from swarm.messages import PRIORITIES, Complete, Fail, ItemCommand, NewItem, Progress, Release, Wait
+from swarm.subjects import parse_item_id
 
 #: Arrays and objects within each other.  Decoders recurse: Python's stack of 1000 must
 #: hold these, the log entry around them and whoever reads it.
@@ -34,6 +35,11 @@ def read_item(raw: Raw | bytes) -> NewItem:
         raise Refusal("bad_request", explain(str(error))) from error
     except msgspec.DecodeError as error:
         raise Refusal("bad_request", f"not valid JSON: {error}") from error
+    for name in item.dependencies:
+        try:
+            parse_item_id(name)
+        except BadInput as error:
+            raise Refusal("bad_request", f"dependencies: {error}") from error
     return item
 
 

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.life import LIFE, REMEMBERED
-from swarm.core.work import read_spec
+from swarm.core.work import read_spec, weight
 from swarm.messages import (
     ENDED,
     Archived,
@@ -149,24 +149,25 @@ def needs(shard: Shard) -> int:
     return min(seq for seq in (*oldest, shard.seq) if seq is not None)
 
 
-def compact(shard: Shard, out: Batch, bytes_max: int) -> int:
-    """State again what was stated longest ago, up to about `bytes_max` bytes of it.
+def compact(shard: Shard, out: Batch, wanted: int, bytes_max: int) -> int:
+    """State again what was stated longest ago: about `wanted` bytes, at most `bytes_max`.
 
     Returns the bytes that it took.  Nothing that is stated in the entry before this one,
     or later, is touched: a log that is all live is not copied round and round.
     """
     assert out.shard is shard, "a batch is one shard's"
-    used = _restate_answers(shard, out, bytes_max // 2)
+    used = _restate_answers(shard, out, min(wanted, bytes_max) // 2)
     numbers: list[int] = []
     items: list[Raw] = []
     shard.trail.oldest_seq()  # drops what has gone, so that it is not looked at again
     for item in shard.trail:
-        if used >= bytes_max or item.seq >= shard.seq - 1:
+        size = weight(item)
+        if item.seq >= shard.seq - 1 or used >= wanted or used + size > bytes_max:
             break
         raw = Raw(_encode(item))
         numbers.append(item.number)
         items.append(raw)
-        used += len(memoryview(raw))
+        used += max(size, len(memoryview(raw)))
     if numbers:
         out.add(Copied(numbers, items))
     return used
@@ -236,6 +237,10 @@ class Pace(Struct):
     def limit(self, live_bytes: int) -> int:
         """Length from which on a log is compacted."""
         return self.floor_bytes + 2 * max(live_bytes, self.settled_bytes)
+
+    def awake(self, live_bytes: int) -> bool:
+        """Whether there is anything to do at all."""
+        return self.round > 0 or self.ended or self.log_bytes > self.limit(live_bytes)
 
     def copying(self, live_bytes: int, seq: int, needed: int) -> bool:
         """Whether to copy with the batch that will be entry `seq`."""

@@ -14,12 +14,13 @@ from swarm.core.decide.control import item_control
 from swarm.core.decide.edges import edge
 from swarm.core.decide.holding import VERB, item_command, renew
 from swarm.core.decide.submitting import submit
-from swarm.core.decide.timely import due, give_up, may_archive
+from swarm.core.decide.timely import TakenBack, due, give_up, may_archive
 
 __all__ = [
     "CLOCK_AHEAD_MAX_S",
     "VERB",
     "Batch",
+    "TakenBack",
     "assignment",
     "claim",
     "due",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from swarm.core.envelope import FORMAT
 from swarm.core.ids import is_uuid7, uuid7_ms
 from swarm.core.shard import Shard
 from swarm.errors import Refusal
@@ -13,9 +14,6 @@ from swarm.messages import EVENTS_OF_1, Accepted, Event, Taken
 #: A command id may be this far ahead of the owner's clock: more would move the
 #: horizon of the dedupe window so far that everybody's retries look too old.
 CLOCK_AHEAD_MAX_S = 300.0
-
-#: Of the entries this version writes, when everybody can read them.
-FORMAT = 2
 
 Known = TypeVar("Known", Accepted, Taken)
 
@@ -27,7 +25,7 @@ def _no_jitter() -> float:
 class Batch:
     """The events decided so far in this batch, applied as they are decided."""
 
-    __slots__ = ("events", "format", "map_version", "nonce", "now", "rng", "shard")
+    __slots__ = ("events", "format", "full", "map_version", "nonce", "now", "rng", "shard")
 
     def __init__(
         self,
@@ -37,6 +35,7 @@ class Batch:
         map_version: int = 1,
         format_: int = FORMAT,
         rng: Callable[[], float] = _no_jitter,
+        full: bool = False,
     ) -> None:
         self.shard = shard
         #: The shard map that the shard has adopted.
@@ -47,6 +46,8 @@ class Batch:
         self.format = format_
         #: From 0 to 1, to spread retries.
         self.rng = rng
+        #: Whether storage is nearly full: nothing new is accepted.
+        self.full = full
         self.events: list[Event] = []
 
     def add(self, event: Event) -> None:

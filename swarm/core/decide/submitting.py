@@ -38,6 +38,13 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
             f"{out.map_version}; send it again",
             retry=True,
         )
+    if out.full:
+        raise Refusal(
+            "storage_full",
+            "the swarm's storage is nearly full, so it takes no new work for now, only outcomes; "
+            "free some space or raise the limit",
+            retry=True,
+        )
     fresh: list[Raw] = []
     indexes: list[int] = []
     known: list[tuple[int, int]] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Literal
 
-from swarm.core.decide.batch import FORMAT, Batch
+from swarm.core.decide.batch import Batch
+from swarm.core.envelope import FORMAT
 from swarm.core.shard import Shard
 from swarm.core.work import end_as_asked, read_spec
 from swarm.messages import Asked, Died, Due, Hold, Item, Released
@@ -36,6 +37,9 @@ def give_up(shard: Shard, number: int, cause: TakenBack, reason: str, out: Batch
         if item.attempt >= attempts:
             out.add(Died(number, hold.fence, reason, cause="lapsed"))
             return
+    if out.format < FORMAT:
+        # By the names that earlier versions know.
+        cause = {"stalled": "lapsed", "trouble": "unlisted"}.get(cause, cause)  # type: ignore[assignment]
     out.add(Released(number, hold.fence, cause, reason))
 
 

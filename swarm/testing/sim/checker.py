@@ -18,7 +18,18 @@ from msgspec import Struct
 from swarm.bus.base import Entry
 from swarm.core.envelope import Link, LogPosition, decode_entry
 from swarm.core.shard import Shard, ShardRules
-from swarm.messages import Claimed, Completed, Died, Event, LogEntry, Released, Submitted
+from swarm.messages import (
+    Cancelled,
+    Claimed,
+    Completed,
+    Died,
+    Event,
+    LogEntry,
+    Released,
+    Retried,
+    Submitted,
+    Waited,
+)
 from swarm.subjects import item_id, parse_item_id
 
 #: Steps of one instant may come in any order.
@@ -101,6 +112,7 @@ class Checker:
             return
         if link is not Link.OURS:
             self.broken(f"[3] entry {entry.seq} of {log}, by {node}, got past the fence")
+        shard.seq = entry.seq
         for event in decoded.events:
             self._note(number, event, decoded, node)
             shard.apply(event, decoded.now, decoded.owner)
@@ -121,8 +133,10 @@ class Checker:
                 token = f"{event.fence}.{entry.owner}.{event.session}"
                 key = (item_id(shard, event.n), token)
                 self.issued[key] = Issued(event.agent, event.session)
-            case Completed() | Died() | Released():
+            case Completed() | Died() | Released() | Retried() | Cancelled() | Waited():
                 hold = self.shards[shard].items[event.n].hold
+                if hold is None and isinstance(event, Died | Cancelled):
+                    return
                 if hold is None or hold.fence != event.fence:
                     self.broken(f"[6] {event} for an item that is not so held")
                 key = (item_id(shard, event.n), hold.token)
@@ -219,7 +233,8 @@ class Checker:
             self.broken(f"[2] {ack} about an item that the log does not have")
         if ack["status"] in ("completed", "dead"):
             ended = item.end is not None and item.end.status == ack["status"]
-            if not ended or item.end is None or item.end.hold.token != token:
+            by = item.end.hold if item.end is not None else None
+            if not ended or by is None or by.token != token:
                 self.broken(f"[2] {ack} was answered before it was durable: {told} {item}")
 
     def _check_reading(self, subject: str, body: dict[str, Any]) -> None:
@@ -307,7 +322,7 @@ class Checker:
         recorded = {(execution.work_item_id, execution.token) for execution in self.executions}
         for number, shard in self.shards.items():
             for item in shard.items.values():
-                if item.end is None:
+                if item.end is None or item.end.hold is None:
                     continue
                 key = (item_id(number, item.number), item.end.hold.token)
                 if key not in recorded:
