@@ -336,17 +336,23 @@ class Checker:
         for name, item in items.items():
             if item.end is None or item.end.hold is None:
                 continue
+            if item.end.status == "cancelled" or item.end.cause != "failed":
+                continue  # nobody need have begun
             if (name, item.end.hold.token) not in recorded:
                 self.broken(f"[6] {name} ended without having been run")
 
-    def same_as(self, shard: Shard) -> None:
-        """A follower's state must be the reference's."""
+    def same_as(self, shard: Shard, at: int) -> bool:
+        """A follower's state must be the reference's; False if it is not there yet."""
+        position = self._positions.get(shard.number)
+        if position is not None and position.at != at:
+            return False
         mine = self.shards.get(shard.number, Shard(shard.number, self._rules))
         if sorted(shard.items) != sorted(mine.items):
             self.broken(f"[3] a follower has {sorted(shard.items)}, not {sorted(mine.items)}")
         for number, own in mine.items.items():
             if shard.items[number] != own:
                 self.broken(f"[3] a follower has {shard.items[number]}, the log says {own}")
+        return True
 
     def raise_violation(self) -> None:
         """Raise the first violation, if there was one."""
