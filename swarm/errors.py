@@ -113,6 +113,14 @@ class OutcomeUnknown(BusError):
     """An append got no answer: it may be in the log, may come later, or be lost."""
 
 
+class StorageFull(BusError):
+    """No room: this append, record or value is not stored, and will not be by itself.
+
+    Of an earlier attempt that went without an answer it says nothing.  Trying again is
+    right once something was purged, or the limit was raised.
+    """
+
+
 class LogMissing(BusError):
     """The log does not exist (any more)."""
 
