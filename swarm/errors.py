@@ -125,6 +125,14 @@ class LogMissing(BusError):
     """The log does not exist (any more)."""
 
 
+class LogReplaced(BusError):
+    """The log is another one than the shared state knows, or has lost its entries."""
+
+
+class StateMissing(BusError):
+    """The shared state does not exist (any more); what it held is not known."""
+
+
 # --- ownership ---------------------------------------------------------------
 
 

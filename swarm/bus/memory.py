@@ -163,6 +163,22 @@ class MemoryWorld:
         """Store a foreign message past the fence, at once; returns its sequence."""
         return self._logs.inject(log, data)
 
+    def delete_log(self, log: str) -> None:
+        """Delete a log, as an operator can; raises `LogMissing`."""
+        self._logs.delete(log)
+
+    def delete_records(self, name: str) -> None:
+        """Delete a store of records, as an operator can; raises `LogMissing`."""
+        self._records.delete(name)
+
+    def delete_state(self) -> None:
+        """Delete the shared state, as an operator can."""
+        self._server.state = None
+
+    def delete_key(self, key: str) -> None:
+        """Delete a value of the shared state, as an operator can; raises KeyError."""
+        del self._server.known_state()[key]
+
     @property
     def capacity(self) -> int:
         """Bytes that the server can keep; what does not fit is refused.  0: no end."""
