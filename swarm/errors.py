@@ -125,11 +125,23 @@ class OutcomeUnknown(BusError):
 
 
 class StorageFull(BusError):
-    """No room: what was to be stored is definitely not stored."""
+    """No room: this append, record or value is not stored, and will not be by itself.
+
+    Of an earlier attempt that went without an answer it says nothing.  Trying again is
+    right once something was purged, or the limit was raised.
+    """
 
 
 class LogMissing(BusError):
     """The log does not exist (any more)."""
+
+
+class LogReplaced(BusError):
+    """The log is another one than the shared state knows, or has lost its entries."""
+
+
+class StateMissing(BusError):
+    """The shared state does not exist (any more); what it held is not known."""
 
 
 # --- ownership ---------------------------------------------------------------

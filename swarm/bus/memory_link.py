@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from swarm.bus.base import Handler, Message, Subscription, check_size, headers_size
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Wire
 from swarm.bus.memory_logs import Logs
 from swarm.bus.memory_messages import Receiver, Switch
 from swarm.bus.memory_node import Node, Waiting, settle
 from swarm.bus.memory_records import Records
 from swarm.bus.memory_routes import check_pattern
-from swarm.errors import BusError, BusTimeout, BusUnavailable
+from swarm.errors import BusError, BusTimeout, BusUnavailable, StateMissing
 
 T = TypeVar("T")
 
@@ -29,11 +30,19 @@ class Server:
     switch: Switch
     logs: Logs
     records: Records
+    disk: Disk
     max_payload: int
     call_timeout_s: float
     buffer_max: int
-    state: dict[str, bytes] = field(default_factory=dict)
+    #: None once it has been deleted.
+    state: dict[str, bytes] | None = field(default_factory=dict)
     last_number: int = 0
+
+    def known_state(self) -> dict[str, bytes]:
+        """The shared state; raises `StateMissing`."""
+        if self.state is None:
+            raise StateMissing("the shared state does not exist: somebody has deleted it")
+        return self.state
 
     def next_number(self) -> int:
         """A number for a connection or subscription: unique, in order of creation."""

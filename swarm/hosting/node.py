@@ -22,7 +22,7 @@ from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
-from swarm.errors import BadConfig, BadInput, BusError
+from swarm.errors import BadConfig, BadInput, BusError, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
 from swarm.runtime import Runtime
@@ -142,8 +142,11 @@ class Node:
                         connect_timeout_s=max(0.1, give_up_at - time.monotonic()),
                         replicas=settings.replicas,
                     )
+                await self._bus.open_state()
                 self._map = await shard_map.agree(self._bus, settings)
                 return
+            except StateMissing:
+                raise  # waiting brings nothing back
             except BusError as error:
                 if time.monotonic() >= give_up_at:
                     raise
