@@ -160,9 +160,9 @@ def _prioritized(shard: Shard, item: Item, event: Prioritized) -> None:
 
 def _replayed(shard: Shard, item: Item, event: Replayed) -> None:
     end = item.end
-    if end is None:
+    if item.pause is not None:
         shard.resume(item)
-    else:
+    elif end is not None:
         assert end.status == "dead", f"item {event.n} is {end.status}: that is final"
         item.end = None
         item.attempt = 0
