@@ -140,7 +140,9 @@ class Shard:
         number: int = getattr(event, "n")  # noqa: B009 - events of items have it
         item = self.items.get(number)
         if item is not None:
+            before = weight(item)
             life(self, item, event)
+            self.live_bytes += weight(item) - before
             return
         assert not self.complete, f"{event} is about an item that there is not"
         upkeep.pass_by(self, event)
@@ -163,9 +165,10 @@ class Shard:
     def _add_new(self, number: int, raw: Raw, spec: Spec) -> None:
         work_type = intern(spec.work_type)
         item = Item(number, raw, work_type, RANK[spec.priority], self.now, spec.lease_s)
-        self.insert(item)
         if spec.dependencies:
             story_of(item).depends = {name: Dependency() for name in spec.dependencies}
+        self.insert(item)
+        if spec.dependencies:
             self.pause(item, Pause("blocked"))
         else:
             self.schedule(item, spec.not_before)
@@ -178,10 +181,12 @@ class Shard:
     def _due(self, event: Due) -> None:
         for number in event.n:
             item = self.items.get(number)
-            if item is not None:
-                self.resume(item)
-            else:
+            if item is None:
                 assert not self.complete, f"item {number} is due, and there is none"
+                continue
+            before = weight(item)
+            self.resume(item)
+            self.live_bytes += weight(item) - before
 
     # --- steps that events are made of ---------------------------------------------
 
@@ -308,12 +313,14 @@ class Shard:
         """Assert every invariant; for tests and the simulation: O(items)."""
         assert self.conservation() == 0, "conservation"
         queued = sorted(self.lanes)
-        assert queued == sorted(n for n, item in self.items.items() if item.status == "queued")
+        found = sorted(n for n, item in self.items.items() if item.status == "queued")
+        assert queued == found, "lanes"
         by_type: dict[str, int] = dict.fromkeys(self.lanes.ready, 0)
         for number in queued:
             by_type[self.items[number].work_type] += 1
         assert by_type == self.lanes.ready, "ready counts"
         held = {number: hold.fence for number, hold in self.holds()}
+        finished = {status: set(numbers) for status, numbers in self.finished.items()}
         for number, item in self.items.items():
             states = (item.hold, item.end, item.pause)
             assert sum(state is not None for state in states) <= 1, "two states at once"
@@ -323,7 +330,7 @@ class Shard:
             assert (number in self.blocked) == blocked, "index of blocked items"
             assert bool(unresolved(item)) or not blocked, "blocked by nothing"
             assert (number in self.untold) == bool(untold(item)), "index of untold dependents"
-            assert item.end is None or number in self.finished[item.end.status], "ended items"
+            assert item.end is None or number in finished[item.end.status], "ended items"
         stated = [item.seq for item in self.trail]
         assert len(stated) == len(self.items), "every item is on the trail, once"
         assert stated == sorted(stated), "the trail is in the order of the log"

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.life import LIFE, REMEMBERED
-from swarm.core.work import read_spec, weight
+from swarm.core.work import deadline_of, weight
 from swarm.messages import (
     ENDED,
     Archived,
@@ -110,7 +110,7 @@ def _take_in(shard: Shard, item: Item) -> None:
         return
     if item.story is not None and item.story.ask is not None:
         shard.timers.add(item.story.ask.until, item.number)
-    deadline = read_spec(item.spec).deadline
+    deadline = deadline_of(item)
     if deadline:
         shard.timers.add(deadline, item.number)
 

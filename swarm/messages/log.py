@@ -155,7 +155,7 @@ class Prioritized(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="p
 
 
 class Replayed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="replayed"):
-    """Item `n` was dead, or scheduled or blocked, and is queued by an operator's wish."""
+    """By an operator's wish item `n` is queued, if it was dead, scheduled or blocked."""
 
     n: int
     by: str = ""

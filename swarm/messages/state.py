@@ -111,9 +111,10 @@ class Story(Struct, omit_defaults=True):
     depends: dict[str, Dependency] = {}
     #: Items that depend on it, and the outcome that each is known to have logged.
     dependents: dict[str, str] = {}
-    #: How often it was brought back from the dead, and by whom the last time.
+    #: How often it was brought back from the dead, and by whom and when the last time.
     replays: int = 0
     replayed_by: str = ""
+    replayed_at: float = 0.0
 
 
 HISTORY_MAX = 10

@@ -37,7 +37,8 @@ from swarm.messages import (
     Renew,
     SubmitReply,
 )
-from tests.builders import Desk, new_item, number_of, refusal_of, state_of
+from tests.builders import Desk, new_item, number_of, refusal_of
+from tests.states import state_of
 
 T = TypeVar("T")
 
