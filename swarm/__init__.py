@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from swarm.sdk.agent import Agent
     from swarm.sdk.client import Handle, Swarm
     from swarm.sdk.context import Context
+    from swarm.sdk.endings import GiveUp, RetryLater
     from swarm.sdk.items import ClaimedItem
     from swarm.sdk.runners import InlineRunner, ThreadRunner
 
@@ -25,12 +26,14 @@ __all__ = [
     "Agent",
     "ClaimedItem",
     "Context",
+    "GiveUp",
     "Handle",
     "InlineRunner",
     "LeaseLost",
     "NewItem",
     "NoAnswer",
     "Refusal",
+    "RetryLater",
     "Swarm",
     "SwarmError",
     "ThreadRunner",
@@ -43,12 +46,14 @@ _MODULES = {
     "Agent": "swarm.sdk.agent",
     "ClaimedItem": "swarm.sdk.items",
     "Context": "swarm.sdk.context",
+    "GiveUp": "swarm.sdk.endings",
     "Handle": "swarm.sdk.client",
     "InlineRunner": "swarm.sdk.runners",
     "LeaseLost": "swarm.errors",
     "NewItem": "swarm.messages",
     "NoAnswer": "swarm.errors",
     "Refusal": "swarm.errors",
+    "RetryLater": "swarm.sdk.endings",
     "Swarm": "swarm.sdk.client",
     "SwarmError": "swarm.errors",
     "ThreadRunner": "swarm.sdk.runners",

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from swarm.core.admission import check_item
 from swarm.errors import BadInput, Refusal
-from swarm.messages import NULL, Assignment, NewItem
+from swarm.messages import NULL, Assignment, Dependency, NewItem
 from swarm.subjects import check_token
 
 _encode = msgspec.json.Encoder().encode
@@ -48,7 +48,7 @@ def to_json(what: str, value: object) -> Raw:
 
 def from_json(data: Raw) -> Any:
     """The value that `data` encodes."""
-    return msgspec.json.decode(data)
+    return None if data == NULL else msgspec.json.decode(data)
 
 
 def check_percent(percent: float) -> float:
@@ -141,6 +141,19 @@ def _bytes_in_batch(item: Raw) -> int:
 
 
 @dataclass(frozen=True)
+class DependencyEnd:
+    """How an item ended that this one depends on."""
+
+    #: ``completed``, ``dead`` or ``cancelled``; empty if it has not ended (then the item was
+    #: queued by an operator all the same).
+    status: str
+    #: What its agent returned; None without one, and if it is `omitted`.
+    result: Any = None
+    #: The result is too large to be handed on: `Context.result_of` reads it.
+    omitted: bool = False
+
+
+@dataclass(frozen=True)
 class ClaimedItem:
     """A work item in the hands of an agent: what was submitted, and under which claim."""
 
@@ -155,6 +168,15 @@ class ClaimedItem:
     item: NewItem
     #: Bytes of the item as stored.
     item_bytes: int
+    #: What the item's last holder left, encoded; null if it left nothing.
+    checkpoint: Raw = field(default_factory=lambda: NULL)
+    #: Answer to the latest wait, encoded, and who gave it; empty: nobody, the wait expired.
+    answer: Raw = field(default_factory=lambda: NULL)
+    answered_by: str = ""
+    #: How often the item has waited.
+    waits: int = 0
+    #: How its dependencies ended, by id.
+    depends: Mapping[str, Dependency] = field(default_factory=dict)
 
     @classmethod
     def of(cls, assignment: Assignment) -> ClaimedItem:
@@ -166,9 +188,22 @@ class ClaimedItem:
             assignment.lease_s,
             _item_decoder.decode(assignment.item),
             len(memoryview(assignment.item)),
+            assignment.checkpoint,
+            assignment.answer,
+            assignment.answered_by,
+            assignment.waits,
+            assignment.depends,
         )
 
     @cached_property
     def payload(self) -> Any:
         """The submitted payload, decoded; None without one."""
-        return None if self.item.payload == NULL else from_json(self.item.payload)
+        return from_json(self.item.payload)
+
+    @cached_property
+    def dependencies(self) -> dict[str, DependencyEnd]:
+        """How its dependencies ended, by id, their results decoded."""
+        return {
+            name: DependencyEnd(known.status, from_json(known.result), known.omitted)
+            for name, known in self.depends.items()
+        }
