@@ -61,6 +61,11 @@ class Context:
     # --- the item ----------------------------------------------------------------------------
 
     @property
+    def claimed(self) -> ClaimedItem:
+        """All that came with the claim, encoded as it came."""
+        return self._claimed
+
+    @property
     def item(self) -> NewItem:
         """The item as submitted; its `payload` is encoded, see `payload` here."""
         return self._claimed.item
@@ -205,6 +210,10 @@ class Context:
         kept = self._leave(value)
         if kept is not None:
             kept.result()
+
+    def checkpoint_soon(self, value: Any) -> None:
+        """`checkpoint` without waiting; what becomes of it is not told."""
+        self._leave(value)
 
     def _leave(self, value: Any) -> Future[None] | None:
         if value is None:
