@@ -11,7 +11,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from swarm.errors import LeaseLost, NoAnswer, Refusal, SwarmError, WorkFailed
+    from swarm.errors import (
+        LeaseLost,
+        NoAnswer,
+        Refusal,
+        SwarmError,
+        WorkCancelled,
+        WorkFailed,
+    )
     from swarm.messages import NewItem, WorkItem
     from swarm.sdk.agent import Agent
     from swarm.sdk.client import Handle, Swarm
@@ -37,6 +44,7 @@ __all__ = [
     "Swarm",
     "SwarmError",
     "ThreadRunner",
+    "WorkCancelled",
     "WorkFailed",
     "WorkItem",
     "__version__",
@@ -57,6 +65,7 @@ _MODULES = {
     "Swarm": "swarm.sdk.client",
     "SwarmError": "swarm.errors",
     "ThreadRunner": "swarm.sdk.runners",
+    "WorkCancelled": "swarm.errors",
     "WorkFailed": "swarm.errors",
     "WorkItem": "swarm.messages",
 }

@@ -24,10 +24,6 @@ FIELDS: tuple[str, ...] = NewItem.__struct_fields__
 #: Bytes of a `Submit` besides its items.
 SUBMIT_BYTES = 200
 
-#: What `submit_many` takes: a `NewItem`, or a mapping with the same names whose payload
-#: is any JSON value.
-Description = NewItem | Mapping[str, Any]
-
 
 def to_json(what: str, value: object) -> Raw:
     """`value` as JSON; `Refusal` naming `what` if it cannot be."""
@@ -66,30 +62,10 @@ def check_name(what: str, name: str) -> str:
         raise Refusal("bad_request", str(error)) from error
 
 
-def encode_item(description: Description, item_bytes_max: int) -> tuple[str, Raw]:
+def encode_item(fields: NewItem | dict[str, Any], item_bytes_max: int) -> tuple[str, Raw]:
     """(work type, encoded item), checked as a coordinator would; else `Refusal`."""
-    encoded: Raw | bytes
-    if isinstance(description, NewItem):
-        encoded = to_json("the work item", description)
-    elif isinstance(description, Mapping):
-        _check_names(description)
-        encoded = to_json("the work item", dict(description))
-    else:
-        raise Refusal(
-            "bad_request",
-            f"a work item is a NewItem or a mapping, not {type(description).__name__}",
-        )
-    item, canonical = check_item(encoded, item_bytes_max)
+    item, canonical = check_item(to_json("the work item", fields), item_bytes_max)
     return item.work_type, Raw(canonical)
-
-
-def _check_names(description: Mapping[str, Any]) -> None:
-    """Refuse names that would be ignored: they are misspelt, or meant for another version."""
-    unknown = [str(name) for name in description if name not in FIELDS]
-    if unknown:
-        raise Refusal(
-            "bad_request", f"unknown field {', '.join(unknown)}; allowed: {', '.join(FIELDS)}"
-        )
 
 
 @dataclass(slots=True)
@@ -109,21 +85,21 @@ class Batch:
 
 
 def batches(
-    descriptions: Iterable[Description],
+    items: Iterable[tuple[int, NewItem | dict[str, Any]]],
     *,
     count_max: int,
     bytes_max: int,
     item_bytes_max: int,
     refused: dict[int, Refusal],
 ) -> Iterator[Batch]:
-    """`descriptions` in batches of at most `count_max` items and `bytes_max` bytes.
+    """`items`, each with its position, in batches of at most `count_max` and `bytes_max` bytes.
 
     What is wrong with an item is put into `refused` under its position; it is in no batch.
     """
     batch = Batch()
-    for position, description in enumerate(descriptions):
+    for position, fields in items:
         try:
-            work_type, item = encode_item(description, item_bytes_max)
+            work_type, item = encode_item(fields, item_bytes_max)
         except Refusal as refusal:
             refused[position] = refusal
             continue
