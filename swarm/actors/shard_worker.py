@@ -230,6 +230,8 @@ class ShardWorker(Actor):
         batch = self._new_batch()
         answers = Answers()
         ticked, self._ticked = self._ticked, False
+        if ticked:
+            self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)

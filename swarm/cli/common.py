@@ -18,14 +18,12 @@ from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, NoAnswer, Refusal
 from swarm.hosting.runfile import find_run
 from swarm.messages import NULL, TOKEN_PATTERN
+from swarm.sdk.durations import parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from swarm.sdk.client import Swarm
-
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|)$")
-_UNIT_S = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86_400}
 
 #: How long a command goes on trying to get an answer, unless told otherwise.
 TIMEOUT_S = 30.0
@@ -36,10 +34,10 @@ TIMEOUT_S = 30.0
 
 def duration(text: str) -> float:
     """Seconds from ``30``, ``30s``, ``500ms``, ``5m``, ``1.5h`` or ``1d``."""
-    match = _DURATION.match(text)
-    if match is None:
+    duration_s = parse_duration(text)
+    if duration_s is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 30s, 5m, 1h or 1d")
-    return float(match[1]) * _UNIT_S[match[2]]
+    return duration_s
 
 
 def token(text: str) -> str:

@@ -233,10 +233,14 @@ def _check_growth(
     *,
     without_checkpoint: bool = False,
 ) -> None:
-    """Refuse what would make the item larger than an item may be."""
-    story = item.story
-    if added in (NULL, "") and not note and checkpoint == NULL and story is None:
+    """Refuse what would make the item larger than an item may be.
+
+    What adds nothing is never refused, or an item that is at its limit (by the results of
+    its dependencies, say) could not be ended by anybody.
+    """
+    if added in (NULL, "") and checkpoint == NULL:
         return
+    story = item.story
     size = stored_bytes(item.spec) + stored_bytes(added) + stored_bytes(note)
     if checkpoint != NULL:
         size += stored_bytes(checkpoint)
