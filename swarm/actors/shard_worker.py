@@ -78,6 +78,9 @@ class ShardWorker(Actor):
         self._fenced = fenced
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
+        #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
+        #: once, when it was found right: later it may be set, by hours, either way.
+        self._log_time_off_s = fenced.position.now - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
         self._deaf = False
@@ -113,6 +116,7 @@ class ShardWorker(Actor):
             clock=self._clock,
             max_payload=around.bus.max_payload,
             thaw=self._finished.thaw,
+            again=self.put,
             stats=self._stats,
             refused={},
         )
@@ -265,7 +269,7 @@ class ShardWorker(Actor):
         return decide.Batch(
             self._shard,
             self._fenced.owner,
-            max(around.runtime.wall(), position.now),
+            max(self._clock() + self._log_time_off_s, position.now),
             self._fenced.map_version,
             around.format(),
             around.runtime.rng.random,
@@ -317,7 +321,10 @@ class ShardWorker(Actor):
             # A heartbeat may wait among what was not decided yet.
             return
         shard = self._shard
-        lapsed = self._leases.lapsed(now)[:LAPSES_MAX]
+        # What this batch has ended, or claimed anew, is not what the lease was for.
+        touched = {number for event in batch.events for number in numbers_of(event)}
+        lapsed = [number for number in self._leases.lapsed(now) if number not in touched]
+        del lapsed[LAPSES_MAX:]
         mass = bool(lapsed) and self._leases.is_mass(shard.held.values(), now)
         for number in lapsed:
             trouble = mass or self._leases.is_unheard(number)
@@ -325,7 +332,7 @@ class ShardWorker(Actor):
             decide.give_up(shard, number, cause, "its agent fell silent", batch)
         for number in self._leases.stalled(now)[:LAPSES_MAX]:
             hold = shard.items[number].hold
-            if hold is not None:
+            if hold is not None and number not in touched:
                 decide.give_up(shard, number, "stalled", "its agent made no progress", batch)
                 self._deciding.stop_holder(number, hold, "it made no progress in time", answers)
 

@@ -19,6 +19,7 @@ from swarm.bus.base import (
 from swarm.bus.memory_follow import Follower
 from swarm.bus.memory_link import MemoryLink, Server
 from swarm.bus.memory_node import Node
+from swarm.bus.memory_process import in_this_process
 from swarm.bus.memory_write import Write
 from swarm.errors import BusError, BusTimeout, OutcomeUnknown, StateMissing
 
@@ -48,6 +49,8 @@ class MemoryBus(MemoryLink):
         # As on the wire: the fence travels in headers.
         fence = {"Nats-Expected-Last-Sequence": str(expected_seq), "Nats-Expected-Stream": log}
         check_size(self._server.max_payload, log, data, fence)
+        for hook in self._server.on_send:
+            self._wire.guard(hook, log, data, self.node.name)
         return await self._write(
             "append",
             log,
@@ -72,8 +75,9 @@ class MemoryBus(MemoryLink):
 
         def start() -> Follower:
             target = self._server.logs.get(log)
-            return Follower(self._wire, self.node, target, from_seq, handler)
+            return Follower(self._wire, self.node, target, from_seq, hand)
 
+        hand = in_this_process(handler)
         follower = await self._call(f"following {log}", start, log=True)
         # Only now: whoever was told of a time-out must not be handed entries later.
         self._followers = [*(f for f in self._followers if not f.closed), follower]
@@ -144,6 +148,8 @@ class MemoryBus(MemoryLink):
 
         def tell() -> float:
             self._server.known_state()
+            for hook in self._server.on_look:
+                self._wire.guard(hook, self.node.name)
             return self._server.wall()
 
         return await self._call("the server's time", tell, log=True)

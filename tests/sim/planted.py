@@ -8,16 +8,20 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
+from swarm.actors.coordinator import Coordinator
 from swarm.actors.requests import Request
-from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.shard_worker import ShardWorker, Surroundings
 from swarm.bus.base import Entry
 from swarm.bus.log import FencedLog, LogReader
 from swarm.core import decide
+from swarm.core.dedupe import DedupeWindow
 from swarm.core.envelope import FORMAT, decode_entry, encode_entry
 from swarm.core.leases import Leases, Missing
+from swarm.core.shard import Shard
 from swarm.errors import AppendRefused, Deposed
-from swarm.messages import Event, LogEntry, Opened, ShardSubmit
+from swarm.messages import Event, Get, List, LogEntry, Opened, ShardSubmit, Stats
 from swarm.runtime import Runtime
 
 Patch = pytest.MonkeyPatch
@@ -154,6 +158,75 @@ def gap_ignored_by_a_reader(patch: Patch) -> None:
     patch.setattr(LogReader, "_fold", fold)
 
 
+def reads_answered_from_memory(patch: Patch) -> None:
+    """An owner answers reads at once from what it remembers, without an append."""
+    original = ShardWorker._decide
+
+    def decide_(
+        self: ShardWorker, request: Request, body: object, batch: decide.Batch, answers: Answers
+    ) -> None:
+        if not isinstance(body, Get | List | Stats):
+            original(self, request, body, batch, answers)
+            return
+        now = Answers()
+        original(self, request, body, batch, now)
+        for to, data in now.readings(self._fenced.position.at):
+            self._around.send.soon(to, data)
+
+    patch.setattr(ShardWorker, "_decide", decide_)
+
+
+def leases_on_the_wall_clock(patch: Patch) -> None:
+    """Leases run by the machine's clock, which may be set."""
+    original = ShardWorker.__init__
+
+    def init(self: ShardWorker, around: Surroundings, shard: Shard, fenced: FencedLog) -> None:
+        original(self, around, shard, fenced)
+        self._clock = around.runtime.wall
+        self._leases.restart(self._clock())
+
+    patch.setattr(ShardWorker, "__init__", init)
+
+
+def any_clock_may_open(patch: Patch) -> None:
+    """An owner opens a shard although its clock is hours off."""
+
+    async def no_look(around: Surroundings) -> None:
+        return
+
+    patch.setattr(opening, "_check_clock", no_look)
+
+
+def lapses_without_hearing(patch: Patch) -> None:
+    """An owner that was stopped gives up what it holds before it has heard anybody."""
+    patch.setattr(Coordinator, "_hearing", lambda self: self._bus.connected)
+
+
+def time_goes_back_with_the_clock(patch: Patch) -> None:
+    """Entries carry the time that the machine's clock shows, even if it was set back."""
+    patch.setattr(ShardWorker, "_now", lambda self: self._around.runtime.wall())
+    original = FencedLog.append
+
+    async def append(self: FencedLog, events: list[Event], now: float) -> int:
+        self.position.now = min(self.position.now, now)
+        return await original(self, events, now)
+
+    patch.setattr(FencedLog, "append", append)
+
+
+def dedupe_forgotten_at_takeover(patch: Patch) -> None:
+    """Who opens a shard does not know which commands were carried out before."""
+    original = opening.open_shard
+
+    async def open_shard(around: Surroundings, number: int, map_version: int) -> ShardWorker:
+        worker = await original(around, number, map_version)
+        rules = worker._shard.rules
+        worker._shard.commands = DedupeWindow(rules.dedupe_window_s, rules.dedupe_count)
+        return worker
+
+    patch.setattr(ownership, "open_shard", open_shard)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     no_barrier_after_a_timeout,
     duplicate_answered_too_early,
@@ -163,4 +236,10 @@ PLANTED: list[Callable[[Patch], None]] = [
     no_session_in_the_token,
     deposed_owner_answers,
     gap_ignored_by_a_reader,
+    reads_answered_from_memory,
+    leases_on_the_wall_clock,
+    any_clock_may_open,
+    lapses_without_hearing,
+    time_goes_back_with_the_clock,
+    dedupe_forgotten_at_takeover,
 ]

@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from swarm.testing.sim.__main__ import outcomes, quiet, simulate
+from swarm.testing.sim.__main__ import outcomes, simulate
+from swarm.testing.sim.logbook import quiet
+from swarm.testing.sim.mechanisms import MECHANISMS
+from swarm.testing.sim.mishaps import KINDS
 from tests.sim.planted import PLANTED
 
 #: `make sim` runs 10,000; these keep `make test` quick.
@@ -25,9 +28,8 @@ def test_every_guarantee_holds_in_many_schedules() -> None:
         for what, count in outcome.seen.items():
             seen[what] = seen.get(what, 0) + count
     # A simulation in which nothing goes wrong shows nothing.
-    expected = ["crash", "partition", "pause", "cut_log", "foreign", "Opened", "Submitted"]
-    expected += ["Claimed", "Progressed", "Completed", "Died"]
-    expected += ["Released agent", "Released unlisted", "Released lapsed"]
+    expected = ["Opened", *(kind.name for kind in KINDS)]
+    expected += [what for mechanism in MECHANISMS for what in mechanism.expects]
     assert [what for what in expected if not seen.get(what)] == []
 
 
@@ -48,7 +50,7 @@ import sys
 from random import Random
 
 from swarm.testing.loop import run
-from swarm.testing.sim.__main__ import quiet
+from swarm.testing.sim.logbook import quiet
 from swarm.testing.sim.plan import draw
 from swarm.testing.sim.swarm import SimSwarm
 

@@ -7,7 +7,6 @@ that seed alone (``--runs 1``) replays it exactly.
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
@@ -15,10 +14,10 @@ import time
 from collections.abc import Iterator
 from random import Random
 
-import structlog
 from msgspec import Struct
 
 from swarm.testing.loop import run
+from swarm.testing.sim.logbook import quiet
 from swarm.testing.sim.plan import draw
 from swarm.testing.sim.swarm import SimSwarm
 
@@ -51,12 +50,7 @@ def simulate(seed: int) -> Outcome:
     except Exception as error:  # noqa: BLE001 - whatever went wrong, it is this seed's finding
         trace = "\n".join(list(swarms[0].world.trace)[-TRACE_LINES:]) if swarms else ""
         failure = f"{type(error).__name__}: {error}\n{trace}"
-    return Outcome(seed, failure, swarms[0].checker.seen if swarms else {})
-
-
-def quiet() -> None:
-    """Log nothing: the trace says it better, and a run logs thousands of lines."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    return Outcome(seed, failure, swarms[0].verdict.seen if swarms else {})
 
 
 def outcomes(seed: int, runs: int, jobs: int) -> Iterator[Outcome]:
