@@ -53,6 +53,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     beat_s: float = 0.25
     #: After this silence a coordinator is taken for dead.
     missed_s: float = 1.2
+    #: Coordinators that follow the log of each shard, so as to take it over without a replay.
+    standbys: int = 1
     #: One step of priority is worth this much waiting.
     ageing_s: float = 60.0
     #: How long the answer to a command is remembered, so that a retry gets the same.
@@ -250,6 +252,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("heartbeat_s", "HEARTBEAT_S", _Seconds(0.1, _WEEK_S)),
     Setting("beat_s", "BEAT_S", _Seconds(0.05, 60)),
     Setting("missed_s", "MISSED_S", _Seconds(0.1, 600)),
+    Setting("standbys", "STANDBYS", _Whole(0, 16)),
     Setting("ageing_s", "AGEING_S", _Seconds(0.1, 52 * _WEEK_S)),
     Setting("dedupe_window_s", "DEDUPE_WINDOW", _Seconds(60, 52 * _WEEK_S)),
     Setting("dedupe_count", "DEDUPE_COUNT", _Whole(1000, 100_000_000)),

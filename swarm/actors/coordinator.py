@@ -21,6 +21,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
+from swarm.actors.server_clock import ServerClock
 from swarm.actors.shard_worker import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
@@ -36,6 +37,9 @@ log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 
 _beat = msgspec.json.Decoder(Beat)
+
+#: The death of a coordinator is said at the latest after this time, open shards or not.
+GONE_S = 0.3
 
 
 class Coordinator(Actor):
@@ -72,11 +76,12 @@ class Coordinator(Actor):
             subjects=self._subjects,
             coordinator=self.name,
             pool=self._pool,
+            server_clock=ServerClock(bus, self._runtime),
             hearing=self._presence.hearing,
             ended=self._shard_lost,
             committed=self._look_for_takers,
         )
-        self._shards = Ownership(around, shard_map)
+        self._shards = Ownership(around, shard_map, self._presence.live)
         self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
         self._intake = Intake(
             around, shard_map, self._shards, self._sessions, self._lending, self._say
@@ -85,6 +90,8 @@ class Coordinator(Actor):
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
         self._beats: asyncio.Task[None] | None = None
+        #: Coordinators whose beats have stopped, and when that is to be said at the latest.
+        self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
         #: Requests dropped for a reply subject that is not the sender's inbox.
@@ -156,6 +163,7 @@ class Coordinator(Actor):
             self._lending.offer(live)
             if self._takers_wanted and len(live) > 1:
                 self._seek_takers(live)
+            self._tell_gone()
             self._tell_news()
             await self._say.flush()
 
@@ -204,7 +212,11 @@ class Coordinator(Actor):
             self._presence.beat()
             self._look_around()
             await self._say.flush()
-            await asyncio.sleep(self._settings.beat_s)
+            # The death of another is not to be noticed late.
+            pause_s = self._settings.beat_s
+            if self._presence.hearing():
+                pause_s = min(pause_s, self._presence.members.missed_in(self._clock()))
+            await asyncio.sleep(pause_s)
 
     def _tell_news(self) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
@@ -213,6 +225,13 @@ class Coordinator(Actor):
         newly_served = shown.idle.keys() != self._pool.served.keys()
         if newly_ready or newly_served or shown.owns != self.owned:
             self._presence.beat()
+
+    def _tell_gone(self) -> None:
+        """Say who is gone, once its shards are open here: then those who hear it ask again."""
+        for name, latest_at in list(self._gone.items()):
+            if not self._shards.opening or self._clock() >= latest_at:
+                del self._gone[name]
+                self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
 
     def _describe(self) -> Beat:
         return Beat(
@@ -226,6 +245,7 @@ class Coordinator(Actor):
             ready=self._shards.ready(),
             closed={str(shard): why for shard, why in self.closed.items()},
             draining=self.draining,
+            standby=self._shards.standbys.behind(),
         )
 
     def _look_around(self) -> None:
@@ -235,9 +255,10 @@ class Coordinator(Actor):
         # Who hears nothing must not take the others for dead.
         if self._presence.hearing():
             for name in self._presence.members.newly_dead(now):
-                self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
+                self._gone.setdefault(name, now + GONE_S)
             if not self.draining:
-                self._shards.open_what_is_ours(self._presence.live())
+                self._shards.look_around()
+            self._tell_gone()
             self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()

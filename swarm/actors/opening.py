@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from swarm.actors.shard_worker import ShardWorker, Surroundings
 from swarm.bus.log import FencedLog, LogReader
 from swarm.config import Settings
 from swarm.core.shard import ShardRules
-from swarm.errors import BadConfig, Deposed
+from swarm.errors import Deposed
 from swarm.messages import Opened
 
-#: An owner whose clock is further off the server's refuses to open.
-CLOCK_OFF_MAX_S = 2.0
 #: Others may open, or still write, while we read; then we read on and try again.
 TRIES = 5
 
 
-async def open_shard(around: Surroundings, number: int, map_version: int) -> ShardWorker:
+async def open_shard(
+    around: Surroundings,
+    number: int,
+    map_version: int,
+    reader: LogReader | None = None,
+    owner: Callable[[], str] = str,
+) -> ShardWorker:
     """Own shard `number`: a worker that has not been started yet.
 
-    Raises `Deposed` when others keep writing, `Undecodable`, `LogMissing`, `BadConfig`
-    (this machine's clock), and what the bus raises.
+    `reader`: of a standby, whose state is used; after an error it can follow on.
+    `owner`: the live coordinator that owns the shard by now, "" if none does.
+    Raises `Deposed` when others own it, or keep writing; `Undecodable`, `LogMissing`,
+    `BadConfig` (this machine's clock), and what the bus raises.
     """
     settings, bus = around.settings, around.bus
-    await _check_clock(around)
+    await around.server_clock.check()
     log = around.subjects.log(number)
-    await bus.create_log(log)
-    reader = LogReader(bus, log, number, shard_rules_of(settings, bus.max_payload))
+    if reader is None:
+        await bus.create_log(log)
+        reader = LogReader(bus, log, number, shard_rules_of(settings, bus.max_payload))
+    epoch = reader.position.epoch
     for _ in range(TRIES):
         await reader.catch_up()
         position = reader.position
+        # An owner that lives must not be deposed: who comes second gives way.
+        opener = reader.shard.coordinator if epoch and position.epoch != epoch else owner()
+        if opener:
+            raise Deposed(f"{log}: {opener} has opened it meanwhile")
+        epoch = position.epoch
         fenced = FencedLog(
             bus,
             position,
@@ -59,16 +74,3 @@ def shard_rules_of(settings: Settings, max_payload: int) -> ShardRules:
         dedupe_count=settings.dedupe_count,
         item_bytes_max=max_payload // 4,
     )
-
-
-async def _check_clock(around: Surroundings) -> None:
-    before = around.runtime.wall()
-    server = await around.bus.server_time()
-    after = around.runtime.wall()
-    # The server read its clock somewhere in between.
-    off_s = max(before - server, server - after, 0.0)
-    if off_s > CLOCK_OFF_MAX_S:
-        raise BadConfig(
-            f"this machine's clock is {off_s:.1f} s off the NATS server's; at most "
-            f"{CLOCK_OFF_MAX_S:.0f} s are allowed: synchronise both clocks (NTP)"
-        )

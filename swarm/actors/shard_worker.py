@@ -21,6 +21,7 @@ from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_body, error_reply
 from swarm.actors.requests import Request, decode
 from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.server_clock import ServerClock
 from swarm.actors.waiters import Waiters
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.log import FencedLog
@@ -72,6 +73,7 @@ class Surroundings:
     subjects: Subjects
     coordinator: str
     pool: CreditPool
+    server_clock: ServerClock
     #: Whether messages reach this process (it hears its own beats).
     hearing: Callable[[], bool]
     #: The worker has ended: (shard, why, whether somebody must look at it).

@@ -14,6 +14,7 @@ So the same batch is sent again, until it is in the log or another owner's entry
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -36,6 +37,8 @@ PAGE = 256
 GAPS_MAX = 20
 #: Between two looks at a log that a lagging replica answers for.
 LOOK_AGAIN_S = 0.05
+#: A long log must not keep the loop from beating: a reader folds this long at a stretch.
+SLICE_S = 0.005
 
 
 class FencedLog:
@@ -170,20 +173,34 @@ class LogReader:
         #: How often something was missed, and since when at the same place.
         self.gaps = 0
         self._missing = (0, 0)
+        self._clock = asyncio.get_running_loop().time
+        #: Called between two slices; default: let others have a turn.
+        self.rest: Callable[[], Awaitable[None]] | None = None
         self.shard = Shard(number, rules)
         self.position = LogPosition(log)
 
-    async def catch_up(self) -> None:
-        """Fold all that can be read now; raises what `Bus.read` raises, or `Undecodable`."""
+    async def catch_up(self, up_to: int = 0) -> None:
+        """Fold all that can be read now, with `up_to` no further than the page it is in.
+
+        Raises what `Bus.read` raises, or `Undecodable`.
+        """
         while True:
             entries = await self._bus.read(self._log, self.position.at + 1, PAGE)
             if not entries:
                 return
+            began = self._clock()
             for stored in entries:
                 if not self._fold(stored):
                     break
-            # A long log must not keep the loop from beating.
-            await asyncio.sleep(0)
+                if self._clock() - began > SLICE_S:
+                    await self._rest()
+                    began = self._clock()
+            if 0 < up_to <= self.position.at:
+                return
+            await self._rest()
+
+    async def _rest(self) -> None:
+        await (asyncio.sleep(0) if self.rest is None else self.rest())
 
     def _fold(self, stored: Entry) -> bool:
         """Fold one entry; False when the rest of the page is void."""

@@ -1,11 +1,13 @@
-"""Who is alive, and which coordinator is to own which shard (static placement)."""
+"""Who is alive: the latest beat of every coordinator."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-from swarm.core.sharding import stable_hash
 from swarm.messages import Beat
+
+#: A look at whether somebody is dead comes this long after the moment.
+JUST_AFTER_S = 0.005
 
 
 class _Heard(Struct):
@@ -42,54 +44,14 @@ class Members:
             if now - heard.at <= self._missed_s
         }
 
+    def missed_in(self, now: float) -> float:
+        """Seconds until the next one counts as dead, if it is not heard of before."""
+        first = min((heard.at for heard in self._heard.values()), default=now)
+        return max(0.0, first + self._missed_s - now) + JUST_AFTER_S
+
     def newly_dead(self, now: float) -> list[str]:
         """Coordinators whose beats have stopped; each is named once."""
         dead = [name for name, heard in self._heard.items() if now - heard.at > self._missed_s]
         for name in dead:
             del self._heard[name]
         return sorted(dead)
-
-
-def preference(shard: int, coordinators: list[str]) -> list[str]:
-    """Coordinators in the order in which they are to own `shard`.
-
-    First choices are dealt out in turn, so they are even to one shard; the further ones
-    are by rendezvous hashing (Thaler and Ravishankar, 1998), so the shards of one that
-    dies spread over all others.
-    """
-    assert coordinators, "a swarm has at least one coordinator"
-    members = sorted(coordinators)
-    first = members[shard % len(members)]
-    others = [name for name in members if name != first]
-    others.sort(key=lambda name: stable_hash(f"{shard}/{name}"))
-    return [first, *others]
-
-
-def shards_to_open(
-    me: str,
-    owned: set[int],
-    shard_count: int,
-    coordinators: list[str],
-    live: dict[str, Beat],
-    settled: bool,
-) -> list[int]:
-    """Shards that `me` is to open now: nobody alive owns them, and it is first in turn.
-
-    `settled`: whether this coordinator has listened long enough to have heard of
-    everybody alive; before, it opens only shards of which it is the first choice.
-    A live owner is never replaced, whoever it is.
-    """
-    assert shard_count > 0, "a swarm has at least one shard"
-    taken = {shard for name, beat in live.items() if name != me for shard in beat.owns}
-    wanted = []
-    for shard in range(shard_count):
-        if shard in taken or shard in owned:
-            continue
-        order = preference(shard, coordinators)
-        candidates = [
-            name for name in order if name == me or (name in live and not live[name].draining)
-        ]
-        first_choice = order[0] == me
-        if candidates and candidates[0] == me and (first_choice or settled):
-            wanted.append(shard)
-    return wanted

@@ -27,6 +27,9 @@ class Beat(Struct, omit_defaults=True):
     closed: dict[str, str] = {}
     #: Takes no new sessions or shards: it is about to leave.
     draining: bool = False
+    #: Shards of others whose log it follows, and by how many seconds it may be behind the
+    #: log's end; -1 until it has got there.
+    standby: dict[str, float] = {}
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):
