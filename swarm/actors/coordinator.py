@@ -15,6 +15,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
+from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
@@ -22,14 +23,14 @@ from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.server_clock import ServerClock
-from swarm.actors.shard_worker import Surroundings
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
 from swarm.core.credits import CreditPool
 from swarm.core.envelope import FORMAT
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
-from swarm.messages import Beat, Gone, ShardMap
+from swarm.messages import Beat, Control, Gone, ShardMap
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token, reply_allowed, sender_of
 
@@ -40,6 +41,12 @@ _beat = msgspec.json.Decoder(Beat)
 
 #: The death of a coordinator is said at the latest after this time, open shards or not.
 GONE_S = 0.3
+#: One that is to leave listens this long for who else is.
+HEAR_S = 0.15
+#: Sessions told to attach elsewhere at once, the pause then, and when they are told again.
+SENT_AT_ONCE = 40
+SEND_PAUSE_S = 0.05
+SEND_AGAIN_S = 1.0
 
 
 class Coordinator(Actor):
@@ -84,7 +91,20 @@ class Coordinator(Actor):
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
         self._intake = Intake(
-            around, shard_map, self._shards, self._sessions, self._lending, self._say
+            around,
+            shard_map,
+            self._shards,
+            self._sessions,
+            self._lending,
+            self._say,
+            draining=lambda: self.draining,
+        )
+        self._handoffs = Handoffs(
+            around,
+            self._shards,
+            self._presence.live,
+            announce=self._announce,
+            draining=lambda: self.draining,
         )
         self._takers_wanted = False
         self._tick_wanted = False
@@ -128,13 +148,33 @@ class Coordinator(Actor):
         await super().start()
         self._beats = asyncio.create_task(self._beat_forever(), name=f"{self.name} beats")
 
+    async def drain(self, limit_s: float) -> None:
+        """Give away all shards and sessions; returns when done, or after the limit.
+
+        At once when nobody is there to take them, or all others are about to leave, too.
+        """
+        self.draining = True
+        await self._announce()
+        # A whole swarm that is stopped is told so at about the same time.
+        await asyncio.sleep(HEAR_S)
+        if not self._stayers():
+            return
+        log.info("draining", coordinator=self.name, shards=self.owned)
+        await asyncio.gather(self._handoffs.give_all(limit_s), self._send_away(limit_s))
+        log.info("drained", coordinator=self.name, left=self.owned)
+
     async def stop(self) -> None:
         """Leave: no more beats, all shards fall silent; what agents hold stays theirs."""
         beats, self._beats = self._beats, None
         if beats is not None:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
+        await self._handoffs.stop()
+        owned = self.owned
         await self._shards.stop()
+        if beats is not None:
+            self._presence.leave(owned)
+            await self._say.flush()
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
         await super().stop()
@@ -200,6 +240,27 @@ class Coordinator(Actor):
         # Too early: once more a little later.  Waking up twice does no harm.
         asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
 
+    # --- leaving ------------------------------------------------------------------------
+
+    def _stayers(self) -> list[str]:
+        """Other live coordinators that are not about to leave."""
+        live = self._presence.live()
+        return [name for name, beat in live.items() if name != self.name and not beat.draining]
+
+    async def _send_away(self, limit_s: float) -> None:
+        """Tell all sessions to attach elsewhere, not all at once; return when they have."""
+        give_up_at = self._clock() + limit_s
+        told: dict[tuple[str, str], float] = {}
+        while self._pool.sessions and self._stayers() and self._clock() < give_up_at:
+            before = self._clock() - SEND_AGAIN_S
+            due = [key for key in self._pool.sessions if told.get(key, before) <= before]
+            for agent, session in due[:SENT_AT_ONCE]:
+                told[agent, session] = self._clock()
+                control = Control("reattach", reason=f"{self.name} is about to leave")
+                self._say(self._subjects.agent_control(agent, session), _encode(control))
+            await self._say.flush()
+            await asyncio.sleep(SEND_PAUSE_S)
+
     # --- beats --------------------------------------------------------------------------
 
     def _on_beat(self, message: Message, sender: str) -> None:
@@ -233,6 +294,11 @@ class Coordinator(Actor):
                 del self._gone[name]
                 self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
 
+    async def _announce(self) -> None:
+        """Beat at once, and before anything that is said later."""
+        self._presence.beat()
+        await self._say.flush()
+
     def _describe(self) -> Beat:
         return Beat(
             self.name,
@@ -258,6 +324,8 @@ class Coordinator(Actor):
                 self._gone.setdefault(name, now + GONE_S)
             if not self.draining:
                 self._shards.look_around()
+            else:
+                self._shards.standbys.follow(())
             self._tell_gone()
             self._takers_wanted = True
         self._tick_wanted = True
@@ -270,6 +338,8 @@ _HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
     "next": lambda self, message, sender: self._intake.on_next(message, sender),
     "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
     "attached": lambda self, message, sender: self._intake.on_attached(message, sender),
+    "handoff": lambda self, message, sender: self._handoffs.on_handoff(message, sender),
+    "move": lambda self, message, sender: self._handoffs.on_move(message, sender),
     "borrow": lambda self, message, sender: self._lending.on_borrow(message.data, sender),
     "lend": lambda self, message, sender: self._lending.on_lend(message.data, sender),
     "beat": Coordinator._on_beat,

@@ -6,6 +6,7 @@ Handlers are plain functions: they decide, say (`Outgoing`) and hand on to shard
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -14,7 +15,7 @@ from swarm.actors.lending import Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing
-from swarm.actors.shard_worker import Surroundings
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
 from swarm.core.admission import admit
 from swarm.core.checks import command_text_bytes
@@ -59,6 +60,7 @@ class Intake:
         sessions: Sessions,
         lending: Lending,
         say: Outgoing,
+        draining: Callable[[], bool],
     ) -> None:
         self._bus = around.bus
         self._runtime = around.runtime
@@ -70,6 +72,7 @@ class Intake:
         self._sessions = sessions
         self._lending = lending
         self._say = say
+        self._draining = draining
         self._clock = asyncio.get_running_loop().time
 
     # --- submissions -------------------------------------------------------------------
@@ -100,6 +103,8 @@ class Intake:
     # --- agents ------------------------------------------------------------------------
 
     def on_attach(self, message: Message, sender: str) -> None:
+        if self._draining():
+            raise Refusal("unavailable", f"{self._me} is about to leave; attach again", retry=True)
         attach: Attach = decode_body(_attach, message.data)
         minted = message.headers.get("Swarm-Session", "") if message.headers else ""
         session = attach.session or minted or self._runtime.new_name("s")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from swarm.actors.shard_worker import ShardWorker, Surroundings
+from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.log import FencedLog, LogReader
 from swarm.config import Settings
 from swarm.core.shard import ShardRules
@@ -20,12 +21,12 @@ async def open_shard(
     number: int,
     map_version: int,
     reader: LogReader | None = None,
-    owner: Callable[[], str] = str,
+    taken: Callable[[LogReader], str] = lambda _: "",
 ) -> ShardWorker:
     """Own shard `number`: a worker that has not been started yet.
 
     `reader`: of a standby, whose state is used; after an error it can follow on.
-    `owner`: the live coordinator that owns the shard by now, "" if none does.
+    `taken`: who, by what the log says up to now, owns the shard and must keep it; or "".
     Raises `Deposed` when others own it, or keep writing; `Undecodable`, `LogMissing`,
     `BadConfig` (this machine's clock), and what the bus raises.
     """
@@ -40,9 +41,9 @@ async def open_shard(
         await reader.catch_up()
         position = reader.position
         # An owner that lives must not be deposed: who comes second gives way.
-        opener = reader.shard.coordinator if epoch and position.epoch != epoch else owner()
+        opener = reader.shard.coordinator if epoch and position.epoch != epoch else taken(reader)
         if opener:
-            raise Deposed(f"{log}: {opener} has opened it meanwhile")
+            raise Deposed(f"{log}: it is in the hands of {opener}")
         epoch = position.epoch
         fenced = FencedLog(
             bus,

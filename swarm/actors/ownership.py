@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from swarm.actors.opening import open_shard
-from swarm.actors.shard_worker import ShardWorker, Surroundings
-from swarm.actors.standby import Standby, Standbys
+from swarm.actors.requests import Request
+from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.standby import Standbys
+from swarm.actors.surroundings import Surroundings
+from swarm.bus.log import LogReader
 from swarm.core.placement import Placement
 from swarm.errors import Deposed, SwarmError
-from swarm.messages import Beat, ShardMap
+from swarm.messages import Beat, Handoff, ShardMap
 
 log = structlog.get_logger()
 
@@ -23,6 +26,8 @@ LISTEN_BEATS = 3
 SPARE_BEATS = 2
 #: Pause before a shard that could not be opened or was lost is tried again.
 REOPEN_S = 2.0
+#: Who was asked to take a shard stands by for it this long.
+ASKED_S = 5.0
 
 
 class Ownership:
@@ -48,6 +53,8 @@ class Ownership:
         self._unowned: dict[int, float] = {}
         #: Shards not to be tried again before this time (monotonic).
         self._not_before: dict[int, float] = {}
+        #: Shards to stand by for until then, because their owners asked for it.
+        self._asked: dict[int, float] = {}
         #: Shards that cannot be opened, and why.
         self.closed: dict[int, str] = {}
 
@@ -89,13 +96,13 @@ class Ownership:
         for shard in self._placement.to_open(me, busy, live, settled):
             if now >= self._not_before.get(shard, 0.0) and not self._spared(shard, live):
                 name = f"{me} opens {shard}"
-                opening = self._open(shard, self.standbys.take(shard))
-                self._opening[shard] = asyncio.create_task(opening, name=name)
+                self.standbys.take(shard)
+                self._opening[shard] = asyncio.create_task(self._open(shard), name=name)
                 busy.add(shard)
         following = self.standbys.shards()
-        self.standbys.follow(
-            self._placement.to_follow(me, busy, live, following, settings.standbys)
-        )
+        wanted = self._placement.to_follow(me, busy, live, following, settings.standbys)
+        asked = [shard for shard, until in self._asked.items() if now < until]
+        self.standbys.follow({*wanted, *(shard for shard in asked if shard not in busy)})
 
     def _note_owners(self, live: dict[str, Beat]) -> None:
         now = self._clock()
@@ -138,39 +145,101 @@ class Ownership:
         self._workers.clear()
         await self.standbys.stop()
 
-    async def _open(self, shard: int, standby: Standby | None) -> None:
-        began = self._clock()
+    def heirs(self, shard: int) -> list[str]:
+        """Who is to own this shard if we do not, best first."""
+        names = self._placement.candidates(shard, self._live())
+        return [name for name in names if name != self._around.coordinator]
+
+    # --- handing over -------------------------------------------------------------------
+
+    async def close_in(self, shard: int, sequence: int, limit_s: float) -> int:
+        """Stand by for this shard for a while, in turn or not, and close in on `sequence`.
+
+        Returns the sequence that was reached within the limit.
+        """
+        self._asked[shard] = self._clock() + ASKED_S
+        if shard in self._opening or shard in self._workers:
+            return 0
+        self.standbys.add(shard)
+        standby = self.standbys.take(shard)
+        if standby is None:
+            return 0  # asked twice
         try:
-            reader = await standby.take() if standby is not None else None
-            read_from = reader.position.at if reader is not None else 0
-            worker = await open_shard(
-                self._around, shard, self._map.version, reader, lambda: self._owner(shard)
-            )
-            self.standbys.used(shard)
-            await worker.start()
+            async with asyncio.timeout(limit_s):
+                await standby.reach(sequence)
+        except TimeoutError:
+            log.debug("not there yet", shard=shard, sequence=sequence)
+        finally:
+            self.standbys.unused(shard)
+        return standby.reader.position.at
+
+    async def take_over(self, handoff: Handoff, owner: str) -> ShardWorker:
+        """Own a shard whose owner decides nothing more, if it has not gone on meanwhile.
+
+        Raises what `open_shard` raises; `Deposed` if it has.
+        """
+        shard, task = handoff.shard, asyncio.current_task()
+        assert task is not None, "called by a coroutine"
+        if shard in self._opening or self.standbys.take(shard) is None:
+            raise Deposed(f"shard {shard} is being opened already")
+        self._opening[shard] = task
+
+        def taken(reader: LogReader) -> str:
+            position = reader.position
+            found = (position.at, position.epoch, reader.shard.coordinator)
+            as_said = found == (handoff.sequence, handoff.epoch, owner)
+            return "" if as_said else reader.shard.coordinator
+
+        return await self._own(shard, taken)
+
+    async def hand_over(self, worker: ShardWorker, to: str) -> list[Request]:
+        """`to` owns the worker's shard now; returns what it is to be asked."""
+        shard = worker.number
+        self._workers.pop(shard, None)
+        self._owners[shard] = to
+        # Its beat may still be on its way.
+        self._not_before[shard] = self._clock() + REOPEN_S
+        log.info("shard handed over", shard=shard, coordinator=self._around.coordinator, to=to)
+        return await worker.hand_over()
+
+    # --- opening ------------------------------------------------------------------------
+
+    async def _open(self, shard: int) -> None:
+        try:
+            await self._own(shard, lambda _: self._owner(shard))
         except Deposed as deposed:
             self.lost(shard, str(deposed), alarm=False)
         except SwarmError as error:
             self.lost(shard, str(error), alarm=True)
         except AssertionError as error:
             self.lost(shard, f"the log breaks a rule: {error}", alarm=True)
-        else:
+
+    async def _own(self, shard: int, taken: Callable[[LogReader], str]) -> ShardWorker:
+        """Open a shard noted in `_opening`, with the standby that was taken, if any."""
+        around, began = self._around, self._clock()
+        standby = self.standbys.taken(shard)
+        try:
+            reader = await standby.take() if standby is not None else None
+            read_from = reader.position.at if reader is not None else 0
+            worker = await open_shard(around, shard, self._map.version, reader, taken)
+            self.standbys.used(shard)
+            await worker.start()
             self._workers[shard] = worker
-            self.closed.pop(shard, None)
-            took_s = round(self._clock() - began, 3)
-            log.info(
-                "shard opened",
-                shard=shard,
-                coordinator=worker.owner,
-                epoch=worker.epoch,
-                read_from=read_from,
-                took_s=took_s,
-            )
-            worker.tick()
         finally:
             self._opening.pop(shard, None)
-            await self.standbys.unused(shard)
-        self._around.committed()
+            self.standbys.unused(shard)
+            around.committed()
+        self.closed.pop(shard, None)
+        log.info(
+            "shard opened",
+            shard=shard,
+            coordinator=worker.owner,
+            epoch=worker.epoch,
+            read_from=read_from,
+            took_s=round(self._clock() - began, 3),
+        )
+        worker.tick()
+        return worker
 
     def _owner(self, shard: int) -> str:
         """The other live coordinator that owns the shard by its beat, "" if there is none."""

@@ -52,12 +52,18 @@ class Presence:
         silent_s = self._clock() - self._heard_self_at
         return self._bus.connected and silent_s < self._missed_s
 
-    def beat(self) -> None:
+    def beat(self, *, leaving: bool = False, owned: list[int] | None = None) -> None:
         """Show what this coordinator has now."""
         self._number += 1
         self.shown = self._describe()
-        self.shown.number = self._number
+        self.shown.number, self.shown.leaving = self._number, leaving
+        if owned is not None:
+            self.shown.owns = owned
         self._say(self._subjects.beat(self.shown.coordinator), _encode(self.shown))
+
+    def leave(self, owned: list[int]) -> None:
+        """Say good-bye; `owned`: shards that are left behind."""
+        self.beat(leaving=True, owned=owned)
 
     def heard(self, beat: Beat) -> bool:
         """A beat has come; whether it is one of our own."""

@@ -11,8 +11,6 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -20,14 +18,12 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_body, error_reply
 from swarm.actors.requests import Request, decode
-from swarm.actors.sending import Sender, unsubscribe
-from swarm.actors.server_clock import ServerClock
+from swarm.actors.sending import unsubscribe
+from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
-from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
-from swarm.config import Settings
 from swarm.core import decide, read
-from swarm.core.credits import CreditPool
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
@@ -51,8 +47,7 @@ from swarm.messages import (
     ShardSubmit,
     Stats,
 )
-from swarm.runtime import Runtime
-from swarm.subjects import Subjects, item_id, parse_item_id, reply_allowed, sender_of, verb_of
+from swarm.subjects import item_id, parse_item_id, reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
@@ -60,26 +55,6 @@ log = structlog.get_logger()
 EVENT_BYTES = 200
 #: Most leases given up in one round.
 LAPSES_MAX = 200
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a worker shares with the coordinator that hosts it."""
-
-    bus: Bus
-    send: Sender
-    settings: Settings
-    runtime: Runtime
-    subjects: Subjects
-    coordinator: str
-    pool: CreditPool
-    server_clock: ServerClock
-    #: Whether messages reach this process (it hears its own beats).
-    hearing: Callable[[], bool]
-    #: The worker has ended: (shard, why, whether somebody must look at it).
-    ended: Callable[[int, str, bool], None]
-    #: The worker has committed: free slots or ready work may have changed.
-    committed: Callable[[], None]
 
 
 class ShardWorker(Actor):
@@ -99,6 +74,8 @@ class ShardWorker(Actor):
         self._deaf = False
         self._reconnects = around.bus.reconnects
         self._ticked = False
+        #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
+        self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
         self.refused: dict[str, int] = {}
@@ -122,6 +99,11 @@ class ShardWorker(Actor):
         """The shard's epoch under this owner."""
         return self._fenced.epoch
 
+    @property
+    def sequence(self) -> int:
+        """Of the last entry that this owner knows."""
+        return self._fenced.position.at
+
     async def start(self) -> None:
         """Serve: from here on requests are taken."""
         if self._subscription is None:
@@ -133,6 +115,14 @@ class ShardWorker(Actor):
         """Fall silent; the shard stays as the log has it."""
         await self._go_silent()
         await super().stop()
+
+    async def hand_over(self) -> list[Request]:
+        """Fall silent; returns what has not been answered, to be asked of the next owner."""
+        await self._fall_silent()
+        left = [self._mailbox.pop() for _ in range(len(self._mailbox))]
+        left += self._waiters.taken(self._clock())
+        await super().stop()
+        return left
 
     def put(self, request: Request) -> None:
         """Take a request from the hosting coordinator."""
@@ -178,7 +168,8 @@ class ShardWorker(Actor):
                 await self._mailbox.wait()
                 more = True
                 while more:
-                    more = await self._round()
+                    async with self.turn:
+                        more = await self._round()
         except Deposed as deposed:
             await self._end(str(deposed), alarm=False)
         except (BusError, Undecodable) as error:
@@ -193,10 +184,13 @@ class ShardWorker(Actor):
         await self._go_silent()
         self._around.ended(self.number, why, alarm)
 
-    async def _go_silent(self) -> None:
+    async def _fall_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
+
+    async def _go_silent(self) -> None:
+        await self._fall_silent()
         self._mailbox.clear()
         self._waiters.clear()
 

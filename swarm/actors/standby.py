@@ -9,15 +9,14 @@ log that was purged below what was read last is a gap, and the reader starts ove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
-from typing import Any
+from collections.abc import Collection
 
 import structlog
 
 from swarm.actors.actor import Actor
 from swarm.actors.opening import shard_rules_of
-from swarm.actors.shard_worker import Surroundings
-from swarm.bus.log import SLICE_S, LogReader
+from swarm.actors.surroundings import Surroundings
+from swarm.bus.log import LOOK_AGAIN_S, SLICE_S, LogReader
 from swarm.core.shard import Shard
 from swarm.errors import BadConfig, BusError, Undecodable
 
@@ -67,16 +66,31 @@ class Standby(Actor):
         lag_s = max(0.0, self._around.runtime.wall() - position.now)
         return min(lag_s, self._clock() - self._at_end)
 
-    async def start(self) -> None:
-        """Follow on."""
+    def follow(self) -> None:
+        """Follow on, at a pace that leaves room for others."""
         self.reader.rest = self._pace.rest
-        await super().start()
+        if not self.running:
+            self._task = asyncio.create_task(self._supervise(), name=self.name)
+
+    async def start(self) -> None:
+        """The same."""
+        self.follow()
 
     async def take(self) -> LogReader:
-        """Stop following, and hand the state over; `start` follows on."""
+        """Stop following, and hand the state over; `follow` goes on."""
         await self.stop()
         self.reader.rest = None
         return self.reader
+
+    async def reach(self, sequence: int) -> None:
+        """Fold up to this entry, without rests; the caller sets the time limit."""
+        reader = await self.take()
+        while reader.position.at < sequence:
+            before = reader.position.at
+            await reader.catch_up(sequence)
+            if reader.position.at == before:
+                # The replica that answers is behind.
+                await asyncio.sleep(LOOK_AGAIN_S)
 
     async def let_go(self) -> None:
         """Stop, and free the memory."""
@@ -122,8 +136,7 @@ class Standbys:
         self._standbys: dict[int, Standby] = {}
         #: Those whose shard is being opened.
         self._taken: dict[int, Standby] = {}
-        #: Starting or ending.
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._ending: dict[asyncio.Task[None], None] = {}
 
     def __contains__(self, shard: int) -> bool:
         return shard in self._standbys
@@ -140,14 +153,24 @@ class Standbys:
         """Stand by for these shards and no others."""
         for shard in self.shards():
             if shard not in wanted:
-                self._do(self._standbys.pop(shard).let_go())
+                self._end(self._standbys.pop(shard))
         for shard in wanted:
-            if shard not in self._standbys:
-                standby = self._standbys[shard] = Standby(self._around, shard, self._pace)
-                self._do(standby.start())
+            self.add(shard)
+
+    def add(self, shard: int) -> Standby:
+        """Stand by for this shard, too."""
+        standby = self._standbys.get(shard) or self._taken.get(shard)
+        if standby is None:
+            standby = self._standbys[shard] = Standby(self._around, shard, self._pace)
+            standby.follow()
+        return standby
+
+    def taken(self, shard: int) -> Standby | None:
+        """The standby that was taken."""
+        return self._taken.get(shard)
 
     def take(self, shard: int) -> Standby | None:
-        """The standby of this shard, if there is one; the caller says `used` or `unused`."""
+        """Take the standby of this shard out, if there is one; say `used` or `unused` later."""
         standby = self._standbys.pop(shard, None)
         if standby is not None:
             self._taken[shard] = standby
@@ -157,31 +180,25 @@ class Standbys:
         """The state of the standby that was taken is somebody else's now."""
         self._taken.pop(shard, None)
 
-    async def unused(self, shard: int) -> None:
+    def unused(self, shard: int) -> None:
         """Follow on with the standby that was taken, if there was one."""
         standby = self._taken.pop(shard, None)
-        if standby is None:
-            return
-        if shard in self._standbys:
-            await standby.let_go()
-            return
-        self._standbys[shard] = standby
-        await standby.start()
+        if standby is not None:
+            self._standbys[shard] = standby
+            standby.follow()
 
     async def stop(self) -> None:
         """Follow nothing any more."""
         standbys = [*self._standbys.values(), *self._taken.values()]
         self._standbys, self._taken = {}, {}
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
         for standby in standbys:
             await standby.stop()
 
-    def _do(self, what: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(what)
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+    def _end(self, standby: Standby) -> None:
+        task = asyncio.create_task(standby.let_go())
+        self._ending[task] = None
+        task.add_done_callback(lambda done: self._ending.pop(done, None))
 
 
 async def dismantle(shard: Shard) -> None:

@@ -22,19 +22,29 @@ class Members:
         assert missed_s > 0, "everybody would be dead at once"
         self._missed_s = missed_s
         self._heard: dict[str, _Heard] = {}
+        #: Instances that said good-bye, by name, and who of them left something behind.
+        self._left: dict[str, str] = {}
+        self._heirless: list[str] = []
 
     def heard(self, beat: Beat, now: float) -> None:
         """A beat arrived; one that was overtaken by a later one changes nothing."""
+        if self._left.get(beat.coordinator) == beat.instance:
+            return
         known = self._heard.get(beat.coordinator)
         if known is not None:
             same = known.beat.instance == beat.instance
             if same and beat.number <= known.beat.number:
                 return
+        if beat.leaving:
+            self._leave(beat)
+            return
         self._heard[beat.coordinator] = _Heard(beat, now)
 
-    def left(self, coordinator: str) -> None:
-        """The coordinator said that it leaves."""
-        self._heard.pop(coordinator, None)
+    def _leave(self, beat: Beat) -> None:
+        self._left[beat.coordinator] = beat.instance
+        self._heard.pop(beat.coordinator, None)
+        if beat.owns or beat.sessions:
+            self._heirless.append(beat.coordinator)
 
     def live(self, now: float) -> dict[str, Beat]:
         """Latest beat of everybody heard of within the time to be missed, by name."""
@@ -50,8 +60,9 @@ class Members:
         return max(0.0, first + self._missed_s - now) + JUST_AFTER_S
 
     def newly_dead(self, now: float) -> list[str]:
-        """Coordinators whose beats have stopped; each is named once."""
+        """Coordinators whose beats have stopped, or who left while they were needed; once each."""
         dead = [name for name, heard in self._heard.items() if now - heard.at > self._missed_s]
         for name in dead:
             del self._heard[name]
-        return sorted(dead)
+        heirless, self._heirless = self._heirless, []
+        return sorted({*dead, *heirless})

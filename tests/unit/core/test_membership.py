@@ -56,13 +56,36 @@ def test_the_dead_are_named_once() -> None:
     assert list(members.live(11.4)) == ["c1", "c2"]
 
 
-def test_who_says_goodbye_is_not_reported_dead() -> None:
+def test_who_says_goodbye_is_gone_at_once_and_reported_only_if_it_was_needed() -> None:
+    members = Members(1.2)
+    for name in ("c1", "c2", "c3"):
+        members.heard(beat(name, number=1), 10.0)
+    members.heard(beat("c1", number=2, leaving=True), 10.1)
+    members.heard(beat("c2", number=2, leaving=True, owns=[3]), 10.1)
+    members.heard(beat("c3", number=2, leaving=True, sessions=1), 10.1)
+    assert members.live(10.1) == {}
+    assert members.newly_dead(10.1) == ["c2", "c3"]
+    assert members.newly_dead(99.0) == []
+
+
+def test_a_late_beat_of_one_that_has_left_does_not_bring_it_back() -> None:
+    members = Members(1.2)
+    members.heard(beat("c1", number=7, leaving=True), 10.0)
+    members.heard(beat("c1", number=6), 10.1)
+    assert members.live(10.1) == {}
+    # Started again, it is another instance.
+    members.heard(beat("c1", number=1, instance="second"), 10.2)
+    assert list(members.live(10.2)) == ["c1"]
+
+
+def test_the_next_death_is_known_beforehand() -> None:
     members = Members(1.2)
     members.heard(beat("c1"), 10.0)
-    members.left("c1")
-    members.left("nobody")
-    assert members.live(10.0) == {}
-    assert members.newly_dead(99.0) == []
+    members.heard(beat("c2"), 10.5)
+    soon = members.missed_in(11.0)
+    assert members.newly_dead(11.0 + soon) == ["c1"]
+    assert soon < 0.3
+    assert members.missed_in(11.21) > 0.4, "then it is the other's turn"
 
 
 def test_everybody_would_be_dead_at_once() -> None:
