@@ -1,9 +1,11 @@
-"""How long a shard stands still when its owner is killed: `python -m bench.takeover`.
+"""How long a shard stands still when it changes hands: `python -m bench.takeover`.
 
 Three coordinators and a router as processes of their own, one shard with as many queued
-items as asked for.  The owner gets kill -9; from that moment on a client asks the shard
-(`get`) and submits to it, as clients do, until both are answered.  Then the killed one is
-started again, and once somebody stands by, the next round begins.
+items as asked for.  First the shard is moved from owner to owner, while a client asks it
+for one thing after the other: the longest wait is the pause.  Then its owner gets kill
+-9; from that moment on a client asks the shard (`get`) and submits to it, as clients do,
+until both are answered.  The killed one is started again, and once somebody stands by,
+the next round begins.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from swarm.bus.embedded import EmbeddedServer
 from swarm.core.placement import stands_by
 from swarm.hosting.process import run
-from swarm.messages import Beat
+from swarm.messages import Beat, Moved
 from swarm.sdk.client import Swarm
+from swarm.subjects import Subjects
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("coordinator-1", "coordinator-2", "coordinator-3")
@@ -33,10 +37,13 @@ SUBMIT_ITEMS = 20_000
 #: Between two looks at who stands by.
 LOOK_S = 0.05
 READY_S = 300.0
+#: How long requests are timed before the move, and after it.
+BEFORE_S = 1.0
+GET = b'{"work_item_id":"0-1"}'
 
 
 class Takeover(Struct):
-    """One round."""
+    """One death of the owner."""
 
     items: int
     killed: str
@@ -46,19 +53,35 @@ class Takeover(Struct):
     submit_s: float
 
 
+class Handoff(Struct):
+    """One move of the shard."""
+
+    items: int
+    old: str
+    new: str
+    #: The longest wait of any request, and the longest in the second before.
+    pause_s: float
+    usual_s: float
+
+
+class Measured(Struct):
+    """All rounds."""
+
+    handoffs: list[Handoff]
+    takeovers: list[Takeover]
+
+
 class Cluster:
     """Nodes as processes, and a client."""
 
-    def __init__(self, url: str, logs: Path, prefix: str, settings: dict[str, str]) -> None:
+    def __init__(self, url: str, logs: Path, settings: dict[str, str]) -> None:
         self._url = url
         self._logs = logs
-        self._prefix = prefix
         known = ("PATH", "HOME", "LANG", "SWARM_NATS_SERVER")
         self._env = {name: os.environ[name] for name in known if name in os.environ}
         self._env |= {
             "PYTHONPATH": str(ROOT),
             "NATS_URL": url,
-            "SWARM_PREFIX": prefix,
             "COORDINATORS": " ".join(NAMES),
             "SHARD_COUNT": "1",
             **settings,
@@ -92,15 +115,13 @@ class Cluster:
 
     def connect(self) -> AbstractAsyncContextManager[Swarm]:
         """A client."""
-        return Swarm.connect(self._url, prefix=self._prefix)
+        return Swarm.connect(self._url)
 
 
 @asynccontextmanager
-async def cluster(
-    url: str, logs: Path, prefix: str = "swarm", **settings: str
-) -> AsyncIterator[Cluster]:
+async def cluster(url: str, logs: Path, **settings: str) -> AsyncIterator[Cluster]:
     """A router and three coordinators; ended afterwards."""
-    started = Cluster(url, logs, prefix, settings)
+    started = Cluster(url, logs, settings)
     try:
         await started.start("router-1", "router")
         for name in NAMES:
@@ -156,14 +177,41 @@ async def takeover(nodes: Cluster, swarm: Swarm, work_item_id: str, items: int) 
     return Takeover(items, owner, heir, get_s, submit_s)
 
 
-async def measure(items: int, rounds: int, logs: Path, **settings: str) -> list[Takeover]:
-    """`rounds` takeovers of a shard with `items` queued, on a server of its own."""
+async def handoff(swarm: Swarm, items: int) -> Handoff:
+    """Move the shard, and see how long anybody has to wait for it."""
+    owner = (await until_stood_by(swarm, len(NAMES))).coordinator
+    subjects, me = Subjects("swarm"), swarm.bus.sender
+    waits: list[float] = []
+    done = asyncio.Event()
+
+    async def ask() -> None:
+        while not done.is_set():
+            began = time.monotonic()
+            await swarm.bus.request(subjects.shard(0, "get", me), GET, READY_S)
+            waits.append(time.monotonic() - began)
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(BEFORE_S)
+    usual_s = max(waits)
+    move = subjects.coordinator(owner, "move", me)
+    answer = await swarm.bus.request(move, b'{"shard":0}', READY_S)
+    await asyncio.sleep(BEFORE_S)
+    done.set()
+    await asking
+    moved = msgspec.json.decode(answer.data, type=Moved)
+    return Handoff(items, owner, moved.coordinator, max(waits), usual_s)
+
+
+async def measure(items: int, rounds: int, logs: Path, **settings: str) -> Measured:
+    """`rounds` of both, of a shard with `items` queued, on a server of its own."""
     server = EmbeddedServer()
     await server.start(logs / "nats", port=0)
     try:
         async with cluster(server.url, logs, **settings) as nodes, nodes.connect() as swarm:
             work_item_id = await submit(swarm, items)
-            return [await takeover(nodes, swarm, work_item_id, items) for _ in range(rounds)]
+            handoffs = [await handoff(swarm, items) for _ in range(rounds)]
+            takeovers = [await takeover(nodes, swarm, work_item_id, items) for _ in range(rounds)]
+            return Measured(handoffs, takeovers)
     finally:
         await server.stop()
 
@@ -175,10 +223,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="swarm-takeover-") as logs:
-        for one in run(measure(args.items, args.rounds, Path(logs))):
+        measured = run(measure(args.items, args.rounds, Path(logs)))
+        for moved in measured.handoffs:
             print(
-                f"{one.items:,} items, {one.killed} killed, {one.heir} took over: "
-                f"get answered after {one.get_s:.2f} s, submit after {one.submit_s:.2f} s"
+                f"{moved.items:,} items, moved from {moved.old} to {moved.new}: the longest wait "
+                f"was {1000 * moved.pause_s:.0f} ms (in the second before: "
+                f"{1000 * moved.usual_s:.0f} ms)"
+            )
+        for taken in measured.takeovers:
+            print(
+                f"{taken.items:,} items, {taken.killed} killed, {taken.heir} took over: "
+                f"get answered after {taken.get_s:.2f} s, submit after {taken.submit_s:.2f} s"
             )
 
 

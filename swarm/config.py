@@ -55,6 +55,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     missed_s: float = 1.2
     #: Coordinators that follow the log of each shard, so as to take it over without a replay.
     standbys: int = 1
+    #: How long a coordinator that is told to stop may hand over its shards and sessions.
+    drain_s: float = 8.0
     #: One step of priority is worth this much waiting.
     ageing_s: float = 60.0
     #: How long the answer to a command is remembered, so that a retry gets the same.
@@ -253,6 +255,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("beat_s", "BEAT_S", _Seconds(0.05, 60)),
     Setting("missed_s", "MISSED_S", _Seconds(0.1, 600)),
     Setting("standbys", "STANDBYS", _Whole(0, 16)),
+    Setting("drain_s", "DRAIN_S", _Seconds(0, 3600)),
     Setting("ageing_s", "AGEING_S", _Seconds(0.1, 52 * _WEEK_S)),
     Setting("dedupe_window_s", "DEDUPE_WINDOW", _Seconds(60, 52 * _WEEK_S)),
     Setting("dedupe_count", "DEDUPE_COUNT", _Whole(1000, 100_000_000)),
