@@ -8,11 +8,13 @@ shard: to begin again from nothing would lose every item without a word.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
-from swarm.actors.shard_worker import ShardWorker, Surroundings
+from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus
 from swarm.bus.log import FencedLog, LogReader
 from swarm.config import Settings
@@ -20,8 +22,6 @@ from swarm.core.shard import ShardRules
 from swarm.errors import BadConfig, Deposed, LogMissing, LogReplaced
 from swarm.messages import Opened
 
-#: An owner whose clock is further off the server's refuses to open.
-CLOCK_OFF_MAX_S = 2.0
 #: Others may open, or still write, while we read; then we read on and try again.
 TRIES = 5
 #: Before looking again at a log that seems to be empty: a replica may be behind.
@@ -37,20 +37,33 @@ class KnownLog(Struct):
 _decode_known = msgspec.json.Decoder(KnownLog).decode
 
 
-async def open_shard(around: Surroundings, number: int, map_version: int) -> ShardWorker:
+async def open_shard(
+    around: Surroundings,
+    number: int,
+    map_version: int,
+    reader: LogReader | None = None,
+    taken: Callable[[LogReader], str] = lambda _: "",
+) -> ShardWorker:
     """Own shard `number`: a worker that has not been started yet.
 
-    Raises `Deposed` when others keep writing, `Undecodable`, `BadConfig` (this machine's
-    clock), `LogMissing` and `LogReplaced` (the log is gone, or not the one that it was;
-    they say what to do), `StateMissing`, and what the bus raises.
+    `reader`: of a standby, whose state is used; after an error it can follow on.
+    `taken`: who, by what the log says up to now, owns the shard and must keep it; or "".
+    Raises `Deposed` when others own it, or keep writing; `Undecodable`, `BadConfig` (this
+    machine's clock), `LogMissing` and `LogReplaced` (the log is gone, or not the one that
+    it was; they say what to do), `StateMissing`, and what the bus raises.
     """
-    await _check_clock(around)
     log = around.subjects.log(number)
-    known = await _known_log(around.bus, number)
+    if reader is not None and reader.position.incarnation:
+        # A takeover asks nobody: the log is the one that the standby has followed.
+        known: str | None = reader.position.incarnation
+    else:
+        known = await _known_log(around.bus, number)
     if known is None:
         await around.bus.create_log(log)
+    rules = shard_rules_of(around.settings, around.bus.max_payload)
+    reader = reader or LogReader(around.bus, log, number, rules)
     try:
-        return await _open(around, number, map_version, known)
+        return await _open(around, number, map_version, known, reader, taken)
     except LogMissing as error:
         if known is None:
             raise
@@ -61,14 +74,26 @@ async def open_shard(around: Surroundings, number: int, map_version: int) -> Sha
 
 
 async def _open(
-    around: Surroundings, number: int, map_version: int, known: str | None
+    around: Surroundings,
+    number: int,
+    map_version: int,
+    known: str | None,
+    reader: LogReader,
+    taken: Callable[[LogReader], str],
 ) -> ShardWorker:
     settings, bus = around.settings, around.bus
     log = around.subjects.log(number)
-    reader = LogReader(bus, log, number, shard_rules_of(settings, bus.max_payload))
+    epoch = reader.position.epoch
     for _ in range(TRIES):
+        # Each time: a clock may have been set in between.
+        await around.server_clock.check()
         await reader.catch_up()
         position = reader.position
+        # An owner that lives must not be deposed: who comes second gives way.
+        opener = reader.shard.coordinator if epoch and position.epoch != epoch else taken(reader)
+        if opener:
+            raise Deposed(f"{log}: it is in the hands of {opener}")
+        epoch = position.epoch
         if known is not None and not position.incarnation:
             await asyncio.sleep(LOOK_AGAIN_S)
             continue
@@ -163,16 +188,3 @@ def shard_rules_of(settings: Settings, max_payload: int) -> ShardRules:
         wait_s=settings.wait_expires_s,
         grace_s=settings.deadline_grace_s,
     )
-
-
-async def _check_clock(around: Surroundings) -> None:
-    before = around.runtime.wall()
-    server = await around.bus.server_time()
-    after = around.runtime.wall()
-    # The server read its clock somewhere in between.
-    off_s = max(before - server, server - after, 0.0)
-    if off_s > CLOCK_OFF_MAX_S:
-        raise BadConfig(
-            f"this machine's clock is {off_s:.1f} s off the NATS server's; at most "
-            f"{CLOCK_OFF_MAX_S:.0f} s are allowed: synchronise both clocks (NTP)"
-        )

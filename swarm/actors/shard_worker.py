@@ -11,8 +11,7 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import structlog
 
@@ -22,49 +21,24 @@ from swarm.actors.deciding import EVENT_BYTES, Deciding
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
-from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.sending import unsubscribe
+from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
-from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
-from swarm.config import Settings
 from swarm.core import decide, read
-from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
 from swarm.messages import Claimed, Event, ShardStats, Submitted
-from swarm.runtime import Runtime
-from swarm.subjects import Subjects, reply_allowed, sender_of, verb_of
+from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
 #: Most leases given up, and most items that come due, in one round.
 LAPSES_MAX = 200
 DUE_MAX = 1000
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a worker shares with the coordinator that hosts it."""
-
-    bus: Bus
-    send: Sender
-    settings: Settings
-    runtime: Runtime
-    subjects: Subjects
-    coordinator: str
-    pool: CreditPool
-    #: Whether messages reach this process (it hears its own beats).
-    hearing: Callable[[], bool]
-    #: The worker has ended: (shard, why, whether somebody must look at it).
-    ended: Callable[[int, str, bool], None]
-    #: The worker has committed: free slots or ready work may have changed.
-    committed: Callable[[], None]
-    #: The format of entries that every live coordinator can read.
-    format: Callable[[], int]
-    #: Whether storage is so full that nothing new is accepted.
-    nearly_full: Callable[[], bool]
 
 
 class ShardWorker(Actor):
@@ -120,6 +94,8 @@ class ShardWorker(Actor):
             stats=self._stats,
             refused={},
         )
+        #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
+        self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
         #: Requests dropped for a reply subject that is not the sender's inbox.
@@ -146,6 +122,11 @@ class ShardWorker(Actor):
         """Commands refused since this owner opened the shard, by error code."""
         return self._deciding.refused
 
+    @property
+    def sequence(self) -> int:
+        """Of the last entry that this owner knows."""
+        return self._fenced.position.at
+
     async def start(self) -> None:
         """Serve: from here on requests are taken."""
         if self._subscription is None:
@@ -158,6 +139,14 @@ class ShardWorker(Actor):
         """Fall silent; the shard stays as the log has it."""
         await self._go_silent()
         await super().stop()
+
+    async def hand_over(self) -> list[Request]:
+        """Fall silent; returns what has not been answered, to be asked of the next owner."""
+        await self._fall_silent()
+        left = [self._mailbox.pop() for _ in range(len(self._mailbox))]
+        left += self._deciding.waiters.taken(self._clock())
+        await super().stop()
+        return left
 
     def put(self, request: Request) -> None:
         """Take a request from the hosting coordinator."""
@@ -206,7 +195,8 @@ class ShardWorker(Actor):
                 await self._mailbox.wait()
                 more = True
                 while more:
-                    more = await self._round()
+                    async with self.turn:
+                        more = await self._round()
         except Deposed as deposed:
             await self._end(str(deposed), alarm=False)
         except (BusError, Undecodable) as error:
@@ -221,11 +211,14 @@ class ShardWorker(Actor):
         await self._go_silent()
         self._around.ended(self.number, why, alarm)
 
-    async def _go_silent(self) -> None:
+    async def _fall_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
         await self._keeping.stop()
+
+    async def _go_silent(self) -> None:
+        await self._fall_silent()
         self._mailbox.clear()
         self._deciding.waiters.clear()
 

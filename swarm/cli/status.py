@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from swarm.cli import common
@@ -114,17 +114,26 @@ def _coordinators(described: Description) -> Any:
     from rich.table import Table
 
     table = Table("COORDINATOR", box=None, pad_edge=False, header_style="bold")
-    for column in ("SESSIONS", "SHARDS", "READY", "IDLE"):
+    for column in ("SESSIONS", "SHARDS", "STANDBY", "BEHIND", "READY", "IDLE"):
         table.add_column(column, justify="right")
     for beat in described.coordinators:
         table.add_row(
             beat.coordinator + (" (draining)" if beat.draining else ""),
             str(beat.sessions),
             str(len(beat.owns)),
+            str(len(beat.standby)),
+            _behind(beat.standby.values()),
             str(sum(beat.ready.values())),
             str(sum(beat.idle.values())),
         )
     return table
+
+
+def _behind(standbys: Collection[float]) -> str:
+    """By how much the slowest of these standbys may be behind."""
+    if not standbys:
+        return "-"
+    return "unknown" if min(standbys) < 0 else f"{max(standbys):.1f} s"
 
 
 def _shards(shards: list[ShardStats]) -> Any:

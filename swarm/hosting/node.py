@@ -105,6 +105,11 @@ class Node:
             await self.coordinator.start()
         log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http_url)
 
+    async def drain(self) -> None:
+        """Hand over what others can take over, for as long as the settings allow."""
+        if self.coordinator is not None:
+            await self.coordinator.drain(self.plan.settings.drain_s)
+
     async def stop(self) -> None:
         """Stop the roles, say so, disconnect; safe to call twice."""
         http, self._http = self._http, None
@@ -241,14 +246,24 @@ class Node:
 
 
 async def serve(node: Node, with_stdin: bool = False) -> None:
-    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends."""
-    stop = asyncio.Event()
+    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends.
+
+    After a signal it hands over what it has.  When stdin ends it does not: whoever started
+    it is gone, and NATS may be, too.
+    """
+    stop, orphaned = asyncio.Event(), asyncio.Event()
     stop_on_signals(stop)
+
+    def orphan() -> None:
+        orphaned.set()
+        stop.set()
+
     if with_stdin:
-        stop_with_stdin(stop.set)
+        stop_with_stdin(orphan)
     try:
         if await unless(stop, node.start()):
             await stop.wait()
+            await unless(orphaned, node.drain())
     finally:
         async with asyncio.timeout(STOP_S):
             await node.stop()

@@ -57,6 +57,8 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "HEARTBEAT_S": ("1.5", "1.5", 1.5),
         "BEAT_S": ("0.1", "0.1", 0.1),
         "MISSED_S": ("3", "3", 3.0),
+        "STANDBYS": ("2", "2", 2),
+        "DRAIN_S": ("3.5", "3.5", 3.5),
         "AGEING_S": ("1", "1.0", 1.0),
         "DEDUPE_WINDOW": ("3600", "3600", 3600.0),
         "DEDUPE_COUNT": ("5000", "5000", 5000),
