@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from swarm.sdk.context import Context
 from swarm.testing.sim.mishaps import Mishap
-from swarm.testing.sim.processes import Role
+from swarm.testing.sim.processes import Processes, Role
 from swarm.testing.sim.truth import Claim, Folded
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ class Mechanism:
     def unfinished(self) -> Iterable[str]:
         """What has still to happen, in words; a healthy swarm must come to an end of it."""
         return ()
+
+    async def probe(self, processes: Processes) -> None:
+        """All has finished, nothing fails any more: a last try of something."""
 
     def at_end(self) -> None:
         """All has finished: is all as it must be?"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -184,6 +184,18 @@ def _cut_log(hand: Stagehand, mishap: Mishap) -> None:
     hand.mend_later(mishap, lambda: hand.scene.world.heal(mishap.node))
 
 
+def _full(hand: Stagehand, mishap: Mishap) -> None:
+    """The server's disk is full: nothing fits any more."""
+    world = hand.scene.world
+    if not world.capacity:
+        world.fill(1.0)
+
+    def free() -> None:
+        world.capacity = 0
+
+    hand.mend_later(mishap, free)
+
+
 def _foreign(hand: Stagehand, _mishap: Mishap) -> None:
     hand.race(hand.scene.subjects.log(hand.rng.randrange(hand.scene.settings.shard_count)))
 
@@ -215,15 +227,24 @@ KINDS = (
     Kind("partition", 3, "cccaaruf", _partition),
     Kind("outage", 1, "c", _outage, _pause_s, at_sends=False),
     Kind("cut_log", 2, "cccf", _cut_log),
+    Kind("full", 1, "c", _full, at_sends=False),
     Kind("foreign", 3, "c", _foreign, at_sends=False),
     Kind("clock", 4, "ccccau", _clock, amount=_jump_s),
 )
+#: How much more often a kind is drawn that a run is to focus on.
+FOCUS_FACTOR = 20
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
 
-def draw_mishap(rng: Random, names: list[str], faults_s: float) -> Mishap:
-    """A mishap of one of these processes within the first `faults_s`."""
-    (kind,) = rng.choices(KINDS, [kind.weight for kind in KINDS])
+def draw_mishap(
+    rng: Random, names: list[str], faults_s: float, focus: Collection[str] = ()
+) -> Mishap:
+    """A mishap of one of these processes within the first `faults_s`.
+
+    Of kinds in `focus` it is much more often than of others.
+    """
+    weights = [kind.weight * (FOCUS_FACTOR if kind.name in focus else 1) for kind in KINDS]
+    (kind,) = rng.choices(KINDS, weights)
     letter = rng.choice([letter for letter in kind.whom if any(n[0] == letter for n in names)])
     node = rng.choice([name for name in names if name[0] == letter])
     sends = rng.choice((0, 0, 1, 2, 3, 5, 8)) if kind.at_sends else 0

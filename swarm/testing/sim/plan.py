@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 
 from msgspec import Struct, structs
@@ -19,6 +20,7 @@ SETTINGS = Settings(
     missed_s=1.2,
     append_timeout_s=0.4,
     ageing_s=2.0,
+    dedupe_window_s=1000.0,
     dedupe_count=1000,
     # Small enough that every schedule compacts, archives and purges.
     log_floor_bytes=3000,
@@ -64,10 +66,15 @@ class Plan(Struct):
     routers: list[str]
     #: Agent id by process: two processes share one id.
     agents: dict[str, str]
+    #: Items that each agent process works on at once.
+    concurrency: dict[str, int]
 
 
-def draw(rng: Random) -> Plan:
-    """A plan; about every fifth has no message faults, every fifth no log faults."""
+def draw(rng: Random, focus: Collection[str] = ()) -> Plan:
+    """A plan; about every fifth has no message faults, every fifth no log faults.
+
+    `focus`: kinds of mishaps that are to be much more frequent than others.
+    """
     (size,) = rng.choices(SIZES, [size.weight for size in SIZES])
     coordinators = [f"c{number}" for number in range(1, rng.choice(size.coordinators) + 1)]
     routers = [f"r{number}" for number in range(1, rng.choice(size.routers) + 1)]
@@ -77,7 +84,7 @@ def draw(rng: Random) -> Plan:
     names = [*coordinators, *routers, *agents, *CLIENTS, FOLLOWER]
     faults_s = FAULTS_S * (1 + rng.random() * rng.choice((0, 1)))
     most = 2 * len(names) // 3 + 1
-    mishaps = [draw_mishap(rng, names, faults_s) for _ in range(rng.randint(0, most))]
+    mishaps = [draw_mishap(rng, names, faults_s, focus) for _ in range(rng.randint(0, most))]
     mishaps.sort(key=lambda mishap: mishap.at_s)
     return Plan(
         settings=_settings(rng, rng.choice(size.shards), coordinators),
@@ -88,6 +95,7 @@ def draw(rng: Random) -> Plan:
         coordinators=coordinators,
         routers=routers,
         agents=agents,
+        concurrency={name: rng.randint(1, 3) for name in agents},
     )
 
 

@@ -77,6 +77,10 @@ class Processes:
         process.back_after_s = for_s
         process.leave.set()
 
+    def end(self, name: str) -> None:
+        """Tell it to leave, for good."""
+        self.terminate(name, float("inf"))
+
     def _start(self, name: str) -> None:
         process = self._all[name]
         process.starts += 1
@@ -94,7 +98,7 @@ class Processes:
         if process.task is not task or task.cancelled():
             return  # killed before, or the simulation is over
         task.result()  # a failure ends the simulation
-        if process.back_after_s is not None:
+        if process.back_after_s not in (None, float("inf")):
             process.task = None
             self._later(0.0 if self._scene.calm else process.back_after_s, name)
 

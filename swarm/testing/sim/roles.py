@@ -67,7 +67,7 @@ class Roles:
             bus = scene.world.connect(scene.plan.agents[name], node=name)
             agent = Agent(
                 list(WORK_TYPES),
-                concurrency=rng.randint(1, 3),
+                concurrency=scene.plan.concurrency[name],
                 takeover=rng.random() < 0.3,
                 drain_s=rng.random() * 3.0,
                 runner=InlineRunner(),

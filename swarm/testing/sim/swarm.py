@@ -49,6 +49,7 @@ class SimSwarm:
         ):
             for name in names:
                 self._processes.add(name, role)
+        self._scene.clocks.add("filler")
         for mechanism in mechanisms:
             for name, own_role in mechanism.roles().items():
                 self._processes.add(name, own_role)
@@ -110,6 +111,9 @@ class SimSwarm:
         self._scene.clocks.mend_all()
         self._processes.start_all()
         await self._finish()
+        for mechanism in self._hooks.mechanisms:
+            await mechanism.probe(self._processes)
+        await self._finish()
         self.verdict.raise_violation()
         for mechanism in self._hooks.mechanisms:
             mechanism.at_end()
@@ -143,4 +147,5 @@ def faultless(plan: Plan) -> Plan:
         coordinators=plan.coordinators,
         routers=plan.routers,
         agents=plan.agents,
+        concurrency=plan.concurrency,
     )
