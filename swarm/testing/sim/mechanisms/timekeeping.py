@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from swarm.messages import Opened
 from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.mishaps import Mishap
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
 
 #: An owner whose clock is further off the server's refuses to open.
 OFF_MAX_S = 2.0
-#: What a look at the clocks may be wrong by.
-MARGIN_S = 0.1
+#: What a look at the clocks may be wrong by, and what may go unnoticed between two looks.
+MARGIN_S = 0.6
+#: What was set wrong so lately may not have been noticed when the opening began.
+NOTICED_S = 5.0
 
 
 class Timekeeping(Mechanism):
@@ -19,14 +22,17 @@ class Timekeeping(Mechanism):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._now: dict[int, float] = {}
-        #: Looks at the server's clock while their own was right, that have not led to an
-        #: opening yet, by node.
-        self._looks: dict[str, int] = {}
+        #: When each machine's clock was last set.
+        self._set_at: dict[str, float] = {}
 
-    def on_look(self, node: str) -> None:
-        """A process compares its clock with the server's: for each try to open a shard."""
-        if abs(self.scene.clocks.off_s(node)) <= OFF_MAX_S + MARGIN_S:
-            self._looks[node] = self._looks.get(node, 0) + 1
+    def on_mishap(self, mishap: Mishap) -> None:
+        """A clock is set wrong."""
+        if mishap.kind == "clock":
+            self._set_at[mishap.node] = self.scene.clock()
+
+    def on_mended(self, mishap: Mishap) -> None:
+        """A clock is set right."""
+        self.on_mishap(mishap)
 
     def on_event(self, folded: Folded) -> None:
         """An entry is no older than the one before, and opened by the right clock."""
@@ -39,7 +45,7 @@ class Timekeeping(Mechanism):
             self._opened(folded)
 
     def _opened(self, folded: Folded) -> None:
-        self._looks[folded.node] = self._looks.get(folded.node, 0) - 1
-        if self._looks[folded.node] < 0:
-            off_s = self.scene.clocks.off_s(folded.node)
+        off_s = self.scene.clocks.off_s(folded.node)
+        wrong_for_s = folded.decided_at_s - self._set_at.get(folded.node, 0.0)
+        if abs(off_s) > OFF_MAX_S + MARGIN_S and wrong_for_s > NOTICED_S:
             self.scene.verdict.broken(f"[9] {folded.node} opened, its clock is {off_s:.1f} s off")
