@@ -125,7 +125,11 @@ class OutcomeUnknown(BusError):
 
 
 class StorageFull(BusError):
-    """No room: what was to be stored is definitely not stored."""
+    """No room: this append, record or value is not stored, and will not be by itself.
+
+    Of an earlier attempt that went without an answer it says nothing.  Trying again is
+    right once something was purged, or the limit was raised.
+    """
 
 
 class LogMissing(BusError):

@@ -47,14 +47,20 @@ class JetStreamLink(NatsLink):
     ) -> Reply:
         """As `api`, with a refusal in the reply; raises `BusTimeout`, `BusUnavailable`."""
         data = b"" if body is None else msgspec.json.encode(body)
-        try:
-            message = await self.request(f"{API}.{request}", data, timeout_s)
-        except NoResponders:
-            raise jetstream_missing(what) from None
+        message = await self.call(what, request, data, timeout_s)
         try:
             return _decode_reply(message.data)
         except msgspec.DecodeError as error:
             raise BusUnavailable(f"{what}: cannot make sense of JetStream's answer") from error
+
+    async def call(
+        self, what: str, request: str, data: bytes, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Message:
+        """JetStream's answer as it comes; raises `BusTimeout`, `BusUnavailable`."""
+        try:
+            return await self.request(f"{API}.{request}", data, timeout_s)
+        except NoResponders:
+            raise jetstream_missing(what) from None
 
     async def create_stream(self, what: str, config: dict[str, Any]) -> dict[str, Any]:
         """Create a stream, unless there is one by this name for the same subjects.

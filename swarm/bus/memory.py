@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from swarm.bus.base import Entry
 from swarm.bus.memory_bus import MemoryBus
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Faults, Range, Trace, Wire
 from swarm.bus.memory_link import Server
 from swarm.bus.memory_logs import AppendHook, Logs, PurgeHook
@@ -66,14 +67,16 @@ class MemoryWorld:
         self.max_payload = max_payload
         self._wire = Wire(rng, faults or Faults.none(), self.trace)
         self._switch = Switch(self._wire)
-        self._logs = Logs(self._wire, self.time)
-        self._records = Records(self._wire, self.time)
+        self._disk = Disk()
+        self._logs = Logs(self._wire, self.time, self._disk)
+        self._records = Records(self._wire, self.time, self._disk)
         self._server = Server(
             wire=self._wire,
             wall=self.time,
             switch=self._switch,
             logs=self._logs,
             records=self._records,
+            disk=self._disk,
             max_payload=max_payload,
             call_timeout_s=call_timeout_s,
             buffer_max=buffer_max,
@@ -151,13 +154,29 @@ class MemoryWorld:
     def calm(self) -> None:
         """End every fault: from now on all works (what is lost stays lost)."""
         self.faults = Faults.none()
+        self.capacity = 0
         for name in self._nodes:
             self.resume(name)
             self.heal(name)
 
     def inject(self, log: str, data: bytes) -> int:
         """Store a foreign message past the fence, at once; returns its sequence."""
-        return self._logs.store(log, data, "")
+        return self._logs.inject(log, data)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the server can keep; what does not fit is refused.  0: no end."""
+        return self._disk.capacity
+
+    @capacity.setter
+    def capacity(self, size: int) -> None:
+        self._disk.capacity = size
+
+    def fill(self, fraction: float) -> None:
+        """Set the capacity so that what is kept now is this part of it (1: nothing fits)."""
+        if not 0 < fraction <= 1:
+            raise ValueError(f"the fraction {fraction} must be over 0 and at most 1")
+        self.capacity = max(1, round(self._disk.used / fraction))
 
     def _node(self, name: str) -> Node:
         try:

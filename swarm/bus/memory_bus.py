@@ -10,6 +10,7 @@ from swarm.bus.base import (
     Entry,
     EntryHandler,
     LogInfo,
+    Storage,
     Subscription,
     check_record_age,
     check_record_key,
@@ -35,9 +36,11 @@ class MemoryBus(MemoryLink):
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
         """See `Bus.create_log`; raises `BusTimeout`."""
-        await self._call(f"creating {log}", lambda: self._server.logs.create(log), log=True)
+        await self._call(
+            f"creating {log}", lambda: self._server.logs.create(log, max_bytes), log=True
+        )
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """See `Bus.append`."""
@@ -130,6 +133,10 @@ class MemoryBus(MemoryLink):
             f"reading {name}.{key}", lambda: self._server.records.get(name, key), log=True
         )
 
+    async def storage(self) -> Storage:
+        """See `Bus.storage`."""
+        return await self._call("looking at the storage", self._server.disk.figures, log=True)
+
     # --- clock and shared state ---
 
     async def server_time(self) -> float:
@@ -147,6 +154,7 @@ class MemoryBus(MemoryLink):
         def create() -> bool:
             if key in self._server.state:
                 return False
+            self._server.disk.take(f"creating {key}", len(key) + len(value))
             self._server.state[key] = value
             self._wire.note("state", self.node.name, key, value)
             return True

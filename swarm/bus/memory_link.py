@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from swarm.bus.base import Handler, Message, Subscription, check_size, headers_size
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Wire
 from swarm.bus.memory_logs import Logs
 from swarm.bus.memory_messages import Receiver, Switch
@@ -29,6 +30,7 @@ class Server:
     switch: Switch
     logs: Logs
     records: Records
+    disk: Disk
     max_payload: int
     call_timeout_s: float
     buffer_max: int
