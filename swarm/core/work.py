@@ -183,6 +183,7 @@ def weight(item: Item) -> int:
         size += len(memoryview(item.end.result)) + len(item.end.error)
     if item.story is not None:
         story = item.story
-        size += len(memoryview(story.checkpoint)) + len(memoryview(story.answer))
+        # Without the four bytes of a null: a story may come and change nothing.
+        size += len(memoryview(story.checkpoint)) + len(memoryview(story.answer)) - 8
         size += sum(len(memoryview(known.result)) for known in story.depends.values())
     return size

@@ -19,11 +19,13 @@ from swarm.bus.base import Entry
 from swarm.core.envelope import Link, LogPosition, decode_entry
 from swarm.core.shard import Shard, ShardRules
 from swarm.messages import (
+    Archived,
     Cancelled,
     Claimed,
     Completed,
     Died,
     Event,
+    Item,
     LogEntry,
     Released,
     Retried,
@@ -80,6 +82,8 @@ class Checker:
         self._epoch_s = epoch_s
         self.shards: dict[int, Shard] = {}
         self._positions: dict[int, LogPosition] = {}
+        #: Items as they were archived, by id.
+        self.archived: dict[str, Item] = {}
         #: By (item id, token).
         self.issued: dict[tuple[str, str], Issued] = {}
         self.executions: list[Execution] = []
@@ -145,6 +149,9 @@ class Checker:
                     self.saw(f"Released {event.cause}")
                     if event.cause == "lapsed":
                         self._check_lapse(key, node, decided_at)
+            case Archived():
+                for gone in event.n:
+                    self.archived[item_id(shard, gone)] = self.shards[shard].items[gone]
             case _:
                 pass
 
@@ -254,9 +261,12 @@ class Checker:
         if body.get("conservation"):
             self.broken(f"[8] {body}")
 
-    def _item(self, work_item_id: str) -> Any:
-        shard, number = parse_item_id(work_item_id)
-        return self.shards[shard].items.get(number) if shard in self.shards else None
+    def _item(self, work_item_id: str) -> Item | None:
+        """The item as the log has it, also when it has been archived."""
+        number, item = parse_item_id(work_item_id)
+        shard = self.shards.get(number)
+        found = shard.items.get(item) if shard is not None else None
+        return found or self.archived.get(work_item_id)
 
     def on_deliver(self, node: str, subject: str, data: bytes) -> None:
         """A message reaches a process."""
@@ -320,20 +330,29 @@ class Checker:
         """After the liveness phase."""
         self.raise_violation()
         recorded = {(execution.work_item_id, execution.token) for execution in self.executions}
+        items = dict(self.archived)
         for number, shard in self.shards.items():
-            for item in shard.items.values():
-                if item.end is None or item.end.hold is None:
-                    continue
-                key = (item_id(number, item.number), item.end.hold.token)
-                if key not in recorded:
-                    self.broken(f"[6] {key} ended without having been run")
+            items |= {item_id(number, item.number): item for item in shard.items.values()}
+        for name, item in items.items():
+            if item.end is None or item.end.hold is None:
+                continue
+            if item.end.status == "cancelled" or item.end.cause != "failed":
+                continue  # nobody need have begun
+            if (name, item.end.hold.token) not in recorded:
+                self.broken(f"[6] {name} ended without having been run")
 
-    def same_as(self, shard: Shard) -> None:
-        """A follower's state must be the reference's."""
+    def same_as(self, shard: Shard, at: int) -> bool:
+        """A follower's state must be the reference's; False if it is not there yet."""
+        position = self._positions.get(shard.number)
+        if position is not None and position.at != at:
+            return False
         mine = self.shards.get(shard.number, Shard(shard.number, self._rules))
-        for theirs, own in zip(shard.items.values(), mine.items.values(), strict=True):
-            if theirs != own:
-                self.broken(f"[3] a follower has {theirs}, the log says {own}")
+        if sorted(shard.items) != sorted(mine.items):
+            self.broken(f"[3] a follower has {sorted(shard.items)}, not {sorted(mine.items)}")
+        for number, own in mine.items.items():
+            if shard.items[number] != own:
+                self.broken(f"[3] a follower has {shard.items[number]}, the log says {own}")
+        return True
 
     def raise_violation(self) -> None:
         """Raise the first violation, if there was one."""

@@ -20,6 +20,11 @@ SETTINGS = Settings(
     append_timeout_s=0.4,
     ageing_s=2.0,
     dedupe_count=1000,
+    # Small enough that every schedule compacts, archives and purges.
+    log_floor_bytes=3000,
+    cache_max_size=6,
+    retry_backoff_s=0.2,
+    retry_backoff_max_s=2.0,
 )
 
 COORDINATORS = ("c1", "c2")

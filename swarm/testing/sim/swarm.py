@@ -159,12 +159,13 @@ class SimSwarm:
         ]
         while True:
             last_round = self._calm and self._clients_done and not self.checker.unfinished()
+            same = 0
             for reader in readers:
                 with contextlib.suppress(BusError):  # the next round reads on
                     await reader.catch_up()
                     if last_round:
-                        self.checker.same_as(reader.shard)
-            if last_round:
+                        same += self.checker.same_as(reader.shard, reader.position.at)
+            if same == len(readers):
                 return
             await asyncio.sleep(0.7)
 
