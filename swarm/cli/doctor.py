@@ -57,7 +57,9 @@ async def _doctor(args: argparse.Namespace) -> int:
     from swarm.doctor import Examination, examine
 
     url, prefix = common.locate(args)
-    bus = await connect(url, SENDER, prefix=prefix, name="swarm doctor", connect_timeout_s=args.timeout)
+    bus = await connect(
+        url, SENDER, prefix=prefix, name="swarm doctor", connect_timeout_s=args.timeout
+    )
     try:
         report = await examine(
             bus,

@@ -163,9 +163,10 @@ class Shard:
     def _add_new(self, number: int, raw: Raw, spec: Spec) -> None:
         work_type = intern(spec.work_type)
         item = Item(number, raw, work_type, RANK[spec.priority], self.now, spec.lease_s)
-        self.insert(item)
         if spec.dependencies:
             story_of(item).depends = {name: Dependency() for name in spec.dependencies}
+        self.insert(item)
+        if spec.dependencies:
             self.pause(item, Pause("blocked"))
         else:
             self.schedule(item, spec.not_before)

@@ -188,7 +188,7 @@ def complaint(life: Life, event: Event) -> str:
 
 def is_about_holding(event: Event) -> bool:
     """Whether a complaint about this event is one about who holds the item."""
-    return isinstance(event, Claimed | Progressed | FENCED)
+    return isinstance(event, (Claimed, Progressed, *FENCED))
 
 
 def happens(life: Life, event: Event, now: float, nonce: str) -> None:
