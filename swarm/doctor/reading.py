@@ -123,14 +123,14 @@ class LogReading:
     # --- the second fold ----------------------------------------------------------------
 
     async def _fold_again(self) -> None:
-        """Fold from where the latest mark says that it is enough, to the same end."""
+        """Fold from where that must be enough, to the same end."""
         audit = self.audit
-        if not audit.marks:
+        wanted = audit.refold_from()
+        if not wanted:
             return
-        needs = max(audit.marks.values())
         for _ in range(TRIES):
             info = await self._bus.log_info(self._log)
-            start = max(needs, info.first_seq)
+            start = max(wanted, info.first_seq)
             if start > audit.at + 1:
                 break
             if audit.shard is None or audit.broken_at:
@@ -157,14 +157,13 @@ class LogReading:
                 return False
             return refold.take(stored.seq, stored.data)
 
-        while refold.at < audit.at or not refold.shard.complete:
+        while refold.at < audit.at:
             at = refold.at
             found = await self._take_page(refold.at + 1, take)
             if refold.broken or audit.broken_at or found:
                 return False
             looks = looks + 1 if refold.at == at else 0
             if looks > LOOKS:
-                refold.broken = f"its end: no mark makes up for what came before {at + 1}"
                 return False
             if looks:
                 await asyncio.sleep(LOOK_AGAIN_S)

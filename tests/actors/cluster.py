@@ -57,7 +57,7 @@ class Cluster:
     async def start_coordinator(
         self, name: str, wall: Callable[[], float] | None = None
     ) -> Coordinator:
-        runtime = self.runtime(100 + len(name), wall)
+        runtime = self.runtime(100 + len(self.coordinators), wall)
         bus = self.world.connect(name)
         coordinator = Coordinator(bus, self.settings, name, self.map, runtime)
         self.coordinators[name] = coordinator

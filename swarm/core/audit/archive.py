@@ -5,12 +5,11 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Raw, Struct, structs
 
 from swarm.core.audit.findings import Findings
 from swarm.messages import Finished, Item
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Finished).decode
 
 
@@ -32,8 +31,23 @@ def content_of(item: Item) -> int:
     story = item.story
     if story is not None and story.dependents:
         story = structs.replace(story, dependents={})
-    plain = _encode(structs.replace(item, seq=0, story=story))
-    return int.from_bytes(blake2b(plain, digest_size=8).digest()) or 1
+    text = repr(_plain(structs.replace(item, seq=0, story=story)))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) or 1
+
+
+def _plain(value: object) -> object:
+    """`value` by what it says.  (Its JSON leaves some defaults out, and some not.)"""
+    match value:
+        case Struct():
+            return [_plain(getattr(value, name)) for name in value.__struct_fields__]
+        case Raw():
+            return bytes(value)
+        case dict():
+            return sorted((key, _plain(inner)) for key, inner in value.items())
+        case list():
+            return [_plain(inner) for inner in value]
+        case _:
+            return value
 
 
 def check_block(

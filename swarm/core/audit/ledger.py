@@ -94,6 +94,12 @@ class Ledger:
             counts[life.status] += 1
         return counts
 
+    def oldest_statement(self) -> int | None:
+        """The oldest entry that is needed to know the items; None: there is no item."""
+        while self._stated and not self._statements[self._stated[0]]:
+            del self._statements[self._stated.popleft()]
+        return self._stated[0] if self._stated else None
+
     def check_totals(self) -> None:
         """Conservation, at the end: what was counted event by event, against a walk."""
         walked = self.walk()
@@ -269,7 +275,7 @@ class Ledger:
 
     def _check_needs(self, mark: Marked, now: float) -> None:
         """What the mark lets go of must have been stated again, or be of no use."""
-        oldest = self._oldest_statement()
+        oldest = self.oldest_statement()
         if oldest is not None and oldest < mark.needs:
             number = next(n for n, life in self.lives.items() if life.stated == oldest)
             what = f"lets go of everything before {mark.needs}; only entry {oldest} states this"
@@ -317,11 +323,6 @@ class Ledger:
     def _unstate(self, seq: int) -> None:
         self._statements[seq] -= 1
         assert self._statements[seq] >= 0, "every statement is taken back once"
-
-    def _oldest_statement(self) -> int | None:
-        while self._stated and not self._statements[self._stated[0]]:
-            del self._statements[self._stated.popleft()]
-        return self._stated[0] if self._stated else None
 
 
 def _opened(ledger: Ledger, event: Opened, seq: int, entry: LogEntry) -> None:
