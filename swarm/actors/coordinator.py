@@ -20,6 +20,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.shard_worker import Surroundings
+from swarm.actors.storage_watch import StorageWatch
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
 from swarm.core.admission import admit
@@ -41,6 +42,7 @@ from swarm.messages import (
     ItemCommand,
     Next,
     ShardMap,
+    ShardStats,
     Submit,
     SubmitReply,
     Work,
@@ -96,6 +98,8 @@ class Coordinator(Actor):
         self._sessions = Sessions(
             self.name, self._pool, self._members, settings.lease_s, settings.heartbeat_s
         )
+        #: How full the storage is.
+        self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
         around = Surroundings(
             bus=bus,
             send=self._send,
@@ -108,14 +112,14 @@ class Coordinator(Actor):
             ended=self._shard_lost,
             committed=self._look_for_takers,
             format=self._format,
-            nearly_full=lambda: False,
+            nearly_full=self.storage.nearly_full,
         )
         self._shards = Ownership(around, shard_map)
         self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
-        self._beats: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._beat_number = 0
         #: When our own latest beat came back to us: proof that we hear.
         self._heard_self_at = float("-inf")
@@ -132,6 +136,14 @@ class Coordinator(Actor):
     def owned(self) -> list[int]:
         """Shards opened and served here."""
         return self._shards.owned()
+
+    @property
+    def shown(self) -> list[ShardStats]:
+        """Counts of the shards served here, of a moment ago at most."""
+        return [worker.shown for worker in self._shards]
+
+    def _owned_logs(self) -> dict[int, str]:
+        return {shard: self._subjects.log(shard) for shard in self.owned}
 
     @property
     def closed(self) -> dict[int, str]:
@@ -155,14 +167,15 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        self._beats = asyncio.create_task(self._beat_forever(), name=f"{self.name} beats")
+        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+            self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
     async def stop(self) -> None:
         """Leave: no more beats, all shards fall silent; what agents hold stays theirs."""
-        beats, self._beats = self._beats, None
-        if beats is not None:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._shards.stop()
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
@@ -373,6 +386,7 @@ class Coordinator(Actor):
             ready=self._shards.ready(),
             closed={str(shard): why for shard, why in self.closed.items()},
             draining=self.draining,
+            storage=round(self.storage.part, 3),
         )
 
     def _look_around(self) -> None:

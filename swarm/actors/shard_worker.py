@@ -18,6 +18,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
+from swarm.actors.counting import Counting
 from swarm.actors.deciding import EVENT_BYTES, Deciding
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
@@ -27,7 +28,7 @@ from swarm.actors.waiters import Waiters
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.log import FencedLog
 from swarm.config import Settings
-from swarm.core import decide, read
+from swarm.core import decide
 from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
@@ -63,8 +64,8 @@ class Surroundings:
     committed: Callable[[], None]
     #: The format of entries that every live coordinator can read.
     format: Callable[[], int]
-    #: Whether storage is so full that nothing new is accepted.
-    nearly_full: Callable[[], bool]
+    #: Whether storage is so full that this shard accepts nothing new.
+    nearly_full: Callable[[int], bool]
 
 
 class ShardWorker(Actor):
@@ -104,6 +105,8 @@ class ShardWorker(Actor):
             kept=max(1, settings.cache_max_size // settings.shard_count),
             dead_kept_s=settings.dead_retention_s,
         )
+        refused: dict[str, int] = {}
+        self._counting = Counting(shard, fenced, self._keeping, refused)
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,
@@ -113,8 +116,8 @@ class ShardWorker(Actor):
             clock=self._clock,
             max_payload=around.bus.max_payload,
             thaw=self._finished.thaw,
-            stats=self._stats,
-            refused={},
+            stats=self._counting.stats,
+            refused=refused,
         )
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
@@ -136,6 +139,11 @@ class ShardWorker(Actor):
     def epoch(self) -> int:
         """The shard's epoch under this owner."""
         return self._fenced.epoch
+
+    @property
+    def shown(self) -> ShardStats:
+        """Its counts, of a moment ago at most."""
+        return self._counting.shown
 
     @property
     def refused(self) -> dict[str, int]:
@@ -239,6 +247,7 @@ class ShardWorker(Actor):
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
+            self._counting.walk(ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
@@ -252,6 +261,7 @@ class ShardWorker(Actor):
         finally:
             append.cancel()
         self._account(batch, answers, started)
+        self._counting.walk(ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
@@ -267,7 +277,7 @@ class ShardWorker(Actor):
             self._fenced.map_version,
             around.format(),
             around.runtime.rng.random,
-            around.nearly_full(),
+            around.nearly_full(self.number),
         )
 
     def _proof_is_old(self) -> bool:
@@ -362,14 +372,6 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-    def _stats(self) -> ShardStats:
-        stats = read.stats(self._shard)
-        stats.epoch, stats.foreign = self._fenced.epoch, self._fenced.position.foreign
-        stats.refused = dict(self.refused)
-        stats.first_seq = self._keeping.first_seq
-        stats.log_bytes = self._keeping.pace.log_bytes
-        return stats
 
 
 def numbers_of(event: Event) -> Iterable[int]:

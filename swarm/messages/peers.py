@@ -29,6 +29,8 @@ class Beat(Struct, omit_defaults=True):
     closed: dict[str, str] = {}
     #: Takes no new sessions or shards: it is about to leave.
     draining: bool = False
+    #: The part of the storage that is used, 0 to 1; 0: not known.
+    storage: float = 0.0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

@@ -64,7 +64,6 @@ def told(report: Report) -> list[str]:
 
 async def work_on(cluster: Cluster, count: int) -> tuple[asyncio.Task[None], list[Handle]]:
     """A busy swarm: an agent, items, some of which depend on items of the other shard."""
-    await cluster.world.connect("map").state_create("map", msgspec.json.encode(cluster.map))
     agent = Agent(agent_id="a1", runner=InlineRunner(), runtime=cluster.runtime(7), concurrency=3)
 
     @agent.handles("build")
@@ -92,6 +91,10 @@ async def work_on(cluster: Cluster, count: int) -> tuple[asyncio.Task[None], lis
     return working, handles
 
 
+async def store_map(cluster: Cluster) -> None:
+    await cluster.world.connect("map").state_create("map", msgspec.json.encode(cluster.map))
+
+
 async def ended_of(handle: Handle) -> None:
     with contextlib.suppress(WorkFailed):  # some do, as asked
         await handle.result(timeout=60)
@@ -104,12 +107,13 @@ def test_a_busy_swarm_is_sound_while_its_logs_grow_and_are_purged(
     monkeypatch.setattr(reading, "PAGE", page)
 
     async def scenario(cluster: Cluster) -> list[Report]:
+        await store_map(cluster)
         await cluster.start("c1", "c2")
         working = asyncio.create_task(work_on(cluster, 120))
         reports = []
         while not working.done():
             reports.append(await diagnose(cluster.world, BUSY, all_records=True))
-            await pass_time(0.3)
+            await pass_time(0.05)
         agent, handles = await working
         for handle in handles:
             await ended_of(handle)
@@ -132,6 +136,7 @@ def test_a_busy_swarm_is_sound_while_its_logs_grow_and_are_purged(
 
 def test_looking_changes_nothing() -> None:
     async def scenario(cluster: Cluster) -> None:
+        await store_map(cluster)
         await cluster.start("c1", "c2")
         agent, handles = await work_on(cluster, 20)
         for handle in handles:
