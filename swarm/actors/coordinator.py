@@ -23,6 +23,7 @@ from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.server_clock import ServerClock
+from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
@@ -30,7 +31,7 @@ from swarm.core.credits import CreditPool
 from swarm.core.envelope import FORMAT
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
-from swarm.messages import Beat, Control, Gone, ShardMap
+from swarm.messages import Beat, Control, Gone, ShardMap, ShardStats
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token, reply_allowed, sender_of
 
@@ -75,6 +76,8 @@ class Coordinator(Actor):
         self._sessions = Sessions(
             self.name, self._pool, self._presence.members, settings.lease_s, settings.heartbeat_s
         )
+        #: How full the storage is.
+        self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
         around = Surroundings(
             bus=bus,
             send=self._send,
@@ -88,7 +91,7 @@ class Coordinator(Actor):
             ended=self._shard_lost,
             committed=self._look_for_takers,
             format=self._format,
-            nearly_full=lambda: False,
+            nearly_full=self.storage.nearly_full,
         )
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
@@ -111,7 +114,7 @@ class Coordinator(Actor):
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
-        self._beats: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         #: Coordinators whose beats have stopped, and when that is to be said at the latest.
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
@@ -125,6 +128,14 @@ class Coordinator(Actor):
     def owned(self) -> list[int]:
         """Shards opened and served here."""
         return self._shards.owned()
+
+    @property
+    def shown(self) -> list[ShardStats]:
+        """Counts of the shards served here, of a moment ago at most."""
+        return [worker.shown for worker in self._shards]
+
+    def _owned_logs(self) -> dict[int, str]:
+        return {shard: self._subjects.log(shard) for shard in self.owned}
 
     @property
     def closed(self) -> dict[int, str]:
@@ -148,7 +159,8 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        self._beats = asyncio.create_task(self._beat_forever(), name=f"{self.name} beats")
+        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+            self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
     async def drain(self, limit_s: float) -> None:
         """Give away all shards and sessions; returns when done, or after the limit.
@@ -167,14 +179,14 @@ class Coordinator(Actor):
 
     async def stop(self) -> None:
         """Leave: no more beats, all shards fall silent; what agents hold stays theirs."""
-        beats, self._beats = self._beats, None
-        if beats is not None:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._handoffs.stop()
         owned = self.owned
         await self._shards.stop()
-        if beats is not None:
+        if tasks:
             self._presence.leave(owned)
             await self._say.flush()
         subscriptions, self._subscriptions = self._subscriptions, []
@@ -319,6 +331,7 @@ class Coordinator(Actor):
             closed={str(shard): why for shard, why in self.closed.items()},
             draining=self.draining,
             standby=self._shards.standbys.behind(),
+            storage=round(self.storage.part, 3),
         )
 
     def _look_around(self) -> None:

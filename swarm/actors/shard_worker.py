@@ -17,6 +17,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
+from swarm.actors.counting import Counting
 from swarm.actors.deciding import EVENT_BYTES, Deciding
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
@@ -26,7 +27,7 @@ from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
 from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
-from swarm.core import decide, read
+from swarm.core import decide
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
@@ -81,6 +82,8 @@ class ShardWorker(Actor):
             kept=max(1, settings.cache_max_size // settings.shard_count),
             dead_kept_s=settings.dead_retention_s,
         )
+        refused: dict[str, int] = {}
+        self._counting = Counting(shard, fenced, self._keeping, refused)
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,
@@ -91,8 +94,8 @@ class ShardWorker(Actor):
             max_payload=around.bus.max_payload,
             thaw=self._finished.thaw,
             again=self.put,
-            stats=self._stats,
-            refused={},
+            stats=self._counting.stats,
+            refused=refused,
         )
         #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
         self.turn = asyncio.Lock()
@@ -116,6 +119,11 @@ class ShardWorker(Actor):
     def epoch(self) -> int:
         """The shard's epoch under this owner."""
         return self._fenced.epoch
+
+    @property
+    def shown(self) -> ShardStats:
+        """Its counts, of a moment ago at most."""
+        return self._counting.shown
 
     @property
     def refused(self) -> dict[str, int]:
@@ -238,6 +246,7 @@ class ShardWorker(Actor):
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
+            self._counting.walk(ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
@@ -251,6 +260,7 @@ class ShardWorker(Actor):
         finally:
             append.cancel()
         self._account(batch, answers, started)
+        self._counting.walk(ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
@@ -266,7 +276,7 @@ class ShardWorker(Actor):
             self._fenced.map_version,
             around.format(),
             around.runtime.rng.random,
-            around.nearly_full(),
+            around.nearly_full(self.number),
         )
 
     def _proof_is_old(self) -> bool:
@@ -364,14 +374,6 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-    def _stats(self) -> ShardStats:
-        stats = read.stats(self._shard)
-        stats.epoch, stats.foreign = self._fenced.epoch, self._fenced.position.foreign
-        stats.refused = dict(self.refused)
-        stats.first_seq = self._keeping.first_seq
-        stats.log_bytes = self._keeping.pace.log_bytes
-        return stats
 
 
 def numbers_of(event: Event) -> Iterable[int]:

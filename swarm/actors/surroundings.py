@@ -34,5 +34,5 @@ class Surroundings:
     committed: Callable[[], None]
     #: The format of entries that every live coordinator can read.
     format: Callable[[], int]
-    #: Whether storage is so full that nothing new is accepted.
-    nearly_full: Callable[[], bool]
+    #: Whether storage is so full that this shard accepts nothing new.
+    nearly_full: Callable[[int], bool]

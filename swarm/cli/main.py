@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("swarm.cli.submit", "submit work items"),
     "work": ("swarm.cli.work", "look at work items"),
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
+    "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),
     "heartbeat": ("swarm.cli.shell", "keep a claimed item"),
     "progress": ("swarm.cli.shell", "report progress on a claimed item"),

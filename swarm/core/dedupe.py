@@ -8,7 +8,7 @@ a dict.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -49,6 +49,10 @@ class DedupeWindow(Generic[Answer]):
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids that are remembered."""
+        return iter(self._answers)
 
     def get(self, id_: str) -> Answer | None:
         """The answer remembered for this id."""

@@ -86,7 +86,7 @@ def _shown_bytes(candidate: Item) -> int:
 
 
 def stats(shard: Shard) -> ShardStats:
-    """Counts of the shard, from a walk over its items."""
+    """Counts of the shard, and what the latest walk over its items has found."""
     return ShardStats(
         shard=shard.number,
         coordinator=shard.coordinator,
@@ -95,7 +95,8 @@ def stats(shard: Shard) -> ShardStats:
         counts=shard.counts(),
         ready={work_type: count for work_type, count in shard.lanes.ready.items() if count},
         submitted=shard.submitted,
-        conservation=shard.conservation(),
+        conservation=shard.walked.off,
+        walked_at=shard.walked.seq,
         foreign=0,
         archived=sum(shard.archived.values()),
         live_bytes=shard.live_bytes,

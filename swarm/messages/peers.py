@@ -34,6 +34,8 @@ class Beat(Struct, omit_defaults=True):
     standby: dict[str, float] = {}
     #: Says good-bye: what it owns and whose sessions it has are free from now on.
     leaving: bool = False
+    #: The part of the storage that is used, 0 to 1; 0: not known.
+    storage: float = 0.0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):
