@@ -42,13 +42,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("swarm.cli.node", "run coordinators or routers against an existing NATS"),
     "agent": ("swarm.cli.agent", "run an agent: a Python handler or any program"),
     "submit": ("swarm.cli.submit", "submit work items"),
-    "work": ("swarm.cli.work", "look at work items"),
+    "work": ("swarm.cli.work", "look at work items, and manage them"),
+    "dead": ("swarm.cli.dead", "dead items: list them, bring them back"),
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),
     "heartbeat": ("swarm.cli.shell", "keep a claimed item"),
     "progress": ("swarm.cli.shell", "report progress on a claimed item"),
     "complete": ("swarm.cli.shell", "finish a claimed item with its result"),
-    "fail": ("swarm.cli.shell", "end a claimed item as failed"),
+    "fail": ("swarm.cli.shell", "an attempt at a claimed item has failed"),
+    "release": ("swarm.cli.shell", "hand a claimed item back unworked"),
+    "wait": ("swarm.cli.shell", "a claimed item waits for an answer from outside"),
     "demo": ("swarm.demo.cli", "audit a source tree with a swarm of its own"),
 }
 
