@@ -36,34 +36,42 @@ class InMemory:
     """What a command connects to: a fresh swarm in its own event loop."""
 
     def __init__(self) -> None:
-        #: Run before the command.
+        #: Run before the command, and after it.
         self.prepare: Prepare | None = None
+        self.check: Prepare | None = None
+        #: Given the command's arguments, once all is prepared: what could not be known before.
+        self.adjust: Callable[[argparse.Namespace], None] | None = None
         #: Whether somebody does the work.
         self.working = False
+        self.settings = SETTINGS
 
     @asynccontextmanager
     async def connect(
         self, args: argparse.Namespace, name: str | None = None
     ) -> AsyncIterator[Swarm]:
-        world = MemoryWorld.on_wall_clock()
+        world, settings = MemoryWorld.on_wall_clock(), self.settings
         node = world.connect("node", node="node")
-        map_ = await shard_map.agree(node, SETTINGS)
-        router = Router(world.connect("router", node="node"), SETTINGS, map_)
+        map_ = await shard_map.agree(node, settings)
+        router = Router(world.connect("router", node="node"), settings, map_)
         bus = world.connect("coordinator-1", node="node")
-        coordinator = Coordinator(bus, SETTINGS, "coordinator-1", map_)
+        coordinator = Coordinator(bus, settings, "coordinator-1", map_)
         await router.start()
         await coordinator.start()
         other = Swarm(world.connect("other", node="other"))
         async with asyncio.timeout(DEADLINE_S):
             # Nothing tells us when shards open but the coordinator itself.
-            while len(coordinator.owned) < SETTINGS.shard_count:  # noqa: ASYNC110
-                await asyncio.sleep(SETTINGS.beat_s)
+            while len(coordinator.owned) < settings.shard_count:  # noqa: ASYNC110
+                await asyncio.sleep(settings.beat_s)
             if self.prepare is not None:
                 await self.prepare(other)
+        if self.adjust is not None:
+            self.adjust(args)
         worker = asyncio.create_task(work(other)) if self.working else None
         try:
             async with asyncio.timeout(DEADLINE_S):
                 yield Swarm(world.connect(name or "client", node="client"))
+                if self.check is not None:
+                    await self.check(other)
         finally:
             if worker is not None:
                 worker.cancel()
