@@ -7,8 +7,10 @@ import asyncio
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,20 @@ def duration(text: str) -> float:
     if duration_s is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 30s, 5m, 1h or 1d")
     return duration_s
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 from ``2h`` (from now) or ``2030-01-31T12:00`` (here, without an
+    offset)."""
+    duration_s = parse_duration(text)
+    if duration_s is not None:
+        return time.time() + duration_s
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; write 2030-01-31T12:00 (or with +01:00), or 2h for in two hours"
+        ) from None
 
 
 def token(text: str) -> str:
@@ -188,6 +204,11 @@ def print_json(value: object) -> None:
     """One JSON value on one line of stdout."""
     sys.stdout.write(msgspec.json.encode(value).decode())
     sys.stdout.write("\n")
+
+
+def flush() -> None:
+    """What was printed goes out now, to a pipe, too."""
+    sys.stdout.flush()
 
 
 def note(line: str) -> None:

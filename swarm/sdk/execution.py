@@ -33,6 +33,8 @@ class HandlerExecution:
         self._handler = handler
         self._context = context
         self._is_async = is_async
+        #: See `Execution`.
+        self.stopping = False
 
     @property
     def is_async(self) -> bool:
@@ -41,35 +43,31 @@ class HandlerExecution:
 
     async def run_async(self) -> Outcome:
         """Call the async handler."""
-        task = asyncio.current_task()
-        assert task is not None, "coroutines run in tasks"
         try:
             value = await self._handler(self._context)
         except asyncio.CancelledError:
-            if task.cancelling():
-                return self._context._waiting or Stopped()
             why = "CancelledError: something that the handler awaited was cancelled"
-            return self._context._waiting or Failed(why)
+            return self._context._waiting or (Stopped() if self.stopping else Failed(why))
         except _RAISED as error:
-            return self._raised(error, stopping=bool(task.cancelling()))
-        return self._returned(value, stopping=bool(task.cancelling()))
+            return self._raised(error)
+        return self._returned(value)
 
     def run_sync(self) -> Outcome:
         """Call the plain function."""
         try:
             value = self._handler(self._context)
         except _RAISED as error:
-            return self._raised(error, stopping=False)
-        return self._returned(value, stopping=False)
+            return self._raised(error)
+        return self._returned(value)
 
-    def _returned(self, value: Any, *, stopping: bool) -> Outcome:
+    def _returned(self, value: Any) -> Outcome:
         context = self._context
         if context._waiting is not None:
             return context._waiting
         # Told to stop and returning all the same, it gave up half way; but where the swarm
         # asked, it has time to finish, and a result says that it did.
         finished = context.grace_s > 0 and value is not None
-        if (stopping or context._noticed) and not finished:
+        if (self.stopping or context._noticed) and not finished:
             return Stopped()
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
@@ -80,11 +78,11 @@ class HandlerExecution:
         except Refusal as refusal:
             return Failed(refusal.message)
 
-    def _raised(self, error: BaseException, *, stopping: bool) -> Outcome:
+    def _raised(self, error: BaseException) -> Outcome:
         context = self._context
         if context._waiting is not None:
             return context._waiting
-        if stopping or context._noticed:
+        if self.stopping or context._noticed:
             return Stopped()
         later = _find(error, RetryLater)
         if later is not None:
@@ -117,4 +115,7 @@ def _reason(error: BaseException, reason: str) -> str:
 
 def _text(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, BaseExceptionGroup):
+        # What the group says of itself helps nobody.
+        text = "; ".join(_text(one) for one in error.exceptions)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
