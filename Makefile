@@ -16,12 +16,13 @@ CAN_MAKE_VENV := import ensurepip, venv
 
 ARGS ?=
 SEED ?= 1
+MINUTES ?= 30
 RUNS ?= 10000
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim bench clean
+.PHONY: help demo test check sim chaos bench clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +41,9 @@ check: $(DEV) ## Lint, format, types, compose file
 
 sim: $(RUNTIME) ## Simulate RUNS=10000 schedules from SEED=1 on JOBS=2 processes
 	$(PY) -m swarm.testing.sim --seed $(SEED) --runs $(RUNS) --jobs $(JOBS) $(ARGS)
+
+chaos: $(RUNTIME) ## Faults on real processes for MINUTES=30 from SEED=1 (ARGS=…)
+	$(PY) -m swarm.testing.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 bench: $(RUNTIME) ## Measure against the limit loop and plain nats-py (ARGS=…)
 	$(PY) -m bench $(ARGS)
