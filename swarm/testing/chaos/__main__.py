@@ -20,6 +20,7 @@ from swarm.hosting.logs import configure_logs
 from swarm.subjects import Subjects
 from swarm.testing.chaos.cast import CAST, PREFIX
 from swarm.testing.chaos.net import enter
+from swarm.testing.chaos.progress import Progress
 from swarm.testing.chaos.report import Summary, show, summarize
 from swarm.testing.chaos.run import Chaos, ChaosPlan
 from swarm.testing.chaos.testimony import read_testimony
@@ -96,8 +97,10 @@ async def _run(plan: ChaosPlan, console: Console, left_out: str) -> Summary:
     shards = range(CAST.shards)
     recorded = RecordedLogs(records, {subjects.log(shard): shard for shard in shards})
     history = await read_logs(recorded, subjects, shards)
-    verdict = judge(read_executions(records), read_acks(records), history, read_testimony(records))
-    return summarize(plan.seed, traces, verdict, history, left_out=left_out)
+    executions, testimony = read_executions(records), read_testimony(records)
+    verdict = judge(executions, read_acks(records), history, testimony)
+    stills = Progress(history, testimony, executions).standstills()
+    return summarize(plan.seed, traces, verdict, stills, left_out=left_out)
 
 
 def _directory(keep: Path | None) -> Path:

@@ -14,17 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from swarm.testing.chaos.plan import DECK, ESSENTIAL, LINK_KINDS, label
-from swarm.testing.chaos.progress import NO_FAULT, Longest, Window, longest
+from swarm.testing.chaos.progress import NO_FAULT, Longest, Standstill, Window, longest, under_way
 from swarm.testing.chaos.run import Traces
 from swarm.testing.chaos.verdict import Verdict
-from swarm.testing.fold import History
 
 #: Findings that are shown to people; the file has them all.
 SHOWN_MAX = 20
+#: Standstills that the file tells of.
+STANDSTILLS = 30
 #: A run with fewer completed items a second of faults has proven nothing.
 ITEMS_PER_S_MIN = 2.0
 #: And one in which fewer questions were answered than this part of the items.
 ANSWERS_MIN = 0.2
+
+
+class Stood(Struct):
+    """A standstill."""
+
+    #: Seconds after the first fault.
+    at_s: float
+    seconds: float
+    #: -1: no item ended anywhere.
+    shard: int
+    faults: list[str]
 
 
 class Summary(Struct):
@@ -46,6 +58,8 @@ class Summary(Struct):
     longest: dict[str, Longest]
     #: Longest of all.
     longest_overall: Longest
+    #: The longest ones of any shard and of all, longest first.
+    standstills: list[Stood]
     #: Seconds until a server said that it was well again, the longest.
     server_well_s: float
     surprises: list[str]
@@ -79,6 +93,7 @@ class Summary(Struct):
             "longest_without_progress_s": round(self.longest_overall.overall_s, 2),
             "longest_without_progress_in_one_shard_s": round(self.longest_overall.shard_s, 2),
             "longest_by_fault": msgspec.to_builtins(self.longest),
+            "standstills": msgspec.to_builtins(self.standstills),
             "server_well_after_s": round(self.server_well_s, 1),
             "surprises": self.surprises,
             "void": self.void,
@@ -104,7 +119,7 @@ def violations(verdict: Verdict) -> dict[str, int]:
 
 
 def summarize(
-    seed: int, traces: Traces, verdict: Verdict, history: History, *, left_out: str
+    seed: int, traces: Traces, verdict: Verdict, stills: list[Standstill], *, left_out: str
 ) -> Summary:
     """Put everything together, and see whether the run has proven anything."""
     faults: dict[str, dict[str, int]] = {}
@@ -112,7 +127,8 @@ def summarize(
         whom = faults.setdefault(done.label, {})
         on = " and ".join(done.on)
         whom[on] = whom.get(on, 0) + 1
-    found = longest(history, [Window(one.label, one.start, one.end) for one in traces.done])
+    windows = [Window(one.label, one.start, one.end) for one in traces.done]
+    found = longest(stills, windows)
     summary = Summary(
         seed=seed,
         machine=machine(),
@@ -126,6 +142,7 @@ def summarize(
             max((one.overall_s for one in found.values()), default=0.0),
             max((one.shard_s for one in found.values()), default=0.0),
         ),
+        standstills=_standstills(stills, windows, traces.faults_from),
         server_well_s=max((one.well_after_s for one in traces.done), default=0.0),
         surprises=list(traces.surprises),
         void=list(traces.void),
@@ -137,6 +154,18 @@ def summarize(
         if one.well_after_s < 0
     ]
     return summary
+
+
+def _standstills(stills: list[Standstill], windows: list[Window], began: float) -> list[Stood]:
+    return [
+        Stood(
+            round(still.start - began, 2),
+            round(still.seconds, 2),
+            still.shard,
+            under_way(still, windows),
+        )
+        for still in sorted(stills, key=lambda still: -still.seconds)[:STANDSTILLS]
+    ]
 
 
 def proven_nothing(summary: Summary, traces: Traces) -> list[str]:
@@ -230,7 +259,7 @@ def _figures(summary: Summary) -> Table:
 
 def _faults(summary: Summary) -> Table:
     table = _table("faults, and the longest time without progress while one was under way")
-    for column in ("fault", "count", "on whom", "nowhere an item ended", "one shard stood still"):
+    for column in ("fault", "count", "on whom", "nowhere", "in one shard"):
         table.add_column(column, justify="left" if column in ("fault", "on whom") else "right")
     none = Longest()
     known = [kind for kind in all_kinds() if kind in summary.faults]

@@ -17,12 +17,11 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
-import msgspec
 from msgspec import Struct
 
 from swarm.subjects import parse_item_id
 from swarm.testing.chaos.testimony import Counted, Seen, Testimony
-from swarm.testing.chaos.work import Task
+from swarm.testing.chaos.work import task_of
 from swarm.testing.fold import History, Hold
 from swarm.testing.history import Acks, Execution, Report, check
 
@@ -57,15 +56,6 @@ class Verdict(Struct):
         return self.report.ok and not broken
 
 
-class _New(Struct):
-    """Of a submitted item."""
-
-    payload: Task
-
-
-_new = msgspec.json.Decoder(_New)
-
-
 def judge(
     executions: Iterable[Execution], acks: Acks, history: History, testimony: Testimony
 ) -> Verdict:
@@ -93,7 +83,7 @@ def _check_identity(history: History, testimony: Testimony, verdict: Verdict) ->
     """Each submitted item is in the logs once, under the id that was told."""
     names: dict[tuple[str, int], list[str]] = {}
     for name, life in history.items.items():
-        task = _new.decode(life.item).payload
+        task = task_of(life.item)
         names.setdefault((task.client, task.number), []).append(name)
     for (client, number), found in names.items():
         if len(found) > 1:

@@ -60,6 +60,20 @@ def handle(context: Context) -> int:
     return task.number
 
 
+class _New(Struct):
+    """Of a submitted item."""
+
+    payload: Task
+
+
+_new = msgspec.json.Decoder(_New)
+
+
+def task_of(item: msgspec.Raw) -> Task:
+    """The task of a `NewItem`."""
+    return _new.decode(item).payload
+
+
 def failure(task: Task) -> str:
     """What the error of a failing item says."""
     return f"{task.client}'s item {task.number} is to fail"
