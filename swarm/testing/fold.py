@@ -8,8 +8,8 @@ its front cannot be read from the first entry for long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 from msgspec import Raw, Struct
 
@@ -130,26 +130,6 @@ class _Place(Struct, frozen=True):
         return self.seq, self.index
 
 
-class _End(Struct, frozen=True):
-    """What an event that ends a claim means."""
-
-    ending: Ending
-    #: The item's status from then on.
-    status: str
-    #: How it ended for good; None if it goes on.
-    ended: Ended | None = None
-
-
-#: Events that end the claim of the item `n` under the fence `fence`.
-_ENDS: Mapping[type[Struct], _End] = {
-    Completed: _End("completed", "completed", "completed"),
-    Died: _End("dead", "dead", "dead"),
-    Released: _End("released", "queued"),
-}
-#: Events that say nothing about who holds what.
-_SILENT: tuple[type[Struct], ...] = (Opened, Progressed)
-
-
 class _Fold:
     """Takes the entries of one log into `history`."""
 
@@ -180,17 +160,14 @@ class _Fold:
         return True
 
     def _fold(self, event: Event, place: _Place) -> None:
-        if isinstance(event, Submitted):
-            self._submitted(event, place)
-        elif isinstance(event, Claimed):
-            self._claimed(event, place)
-        elif isinstance(event, Completed | Died | Released):
-            self._ended(event.n, event.fence, _ENDS[type(event)], place)
-        elif not isinstance(event, _SILENT):
+        row = _FOLDS.get(type(event))
+        if row is None:
             what = type(event).__name__
             self.contradiction(place.seq, f"an event that this fold does not know: {what}")
+            return
+        row(self, event, place)
 
-    def _submitted(self, event: Submitted, place: _Place) -> None:
+    def submitted(self, event: Submitted, place: _Place) -> None:
         items = self._history.items
         for number, item in enumerate(event.items, start=event.first):
             name = item_id(self._shard, number)
@@ -199,7 +176,7 @@ class _Fold:
             turn = Turn(place.seq, place.time, "queued")
             items[name] = Life(place.time, [], turns=[turn], item=item)
 
-    def _claimed(self, event: Claimed, place: _Place) -> None:
+    def claimed(self, event: Claimed, place: _Place) -> None:
         name = item_id(self._shard, event.n)
         token = make_token(event.fence, place.owner, event.session)
         life = self._history.items.get(name)
@@ -216,14 +193,59 @@ class _Fold:
         life.holds.append(Hold(token, place.at, place.time))
         life.turns.append(Turn(place.seq, place.time, "claimed"))
 
-    def _ended(self, number: int, fence: int, end: _End, place: _Place) -> None:
-        name = item_id(self._shard, number)
+    def ended(
+        self, event: _AboutHeld, place: _Place, ending: Ending, status: str, ended: Ended | None
+    ) -> None:
+        name = item_id(self._shard, event.n)
         life = self._history.items.get(name)
         hold = life.holds[-1] if life is not None and life.holds else None
-        if life is None or hold is None or hold.ending or not hold.token.startswith(f"{fence}."):
-            what = f"{name} is {end.ending} under fence {fence}, not so held"
+        so_held = hold is not None and not hold.ending and hold.token.startswith(f"{event.fence}.")
+        if life is None or hold is None or not so_held:
+            what = f"{name} is {ending} under fence {event.fence}, not so held"
             self.contradiction(place.seq, what)
             return
-        hold.ending, hold.ended_at, hold.ended_time = end.ending, place.at, place.time
-        life.turns.append(Turn(place.seq, place.time, end.status))
-        life.ended = end.ended or life.ended
+        hold.ending, hold.ended_at, hold.ended_time = ending, place.at, place.time
+        life.turns.append(Turn(place.seq, place.time, status))
+        life.ended = ended or life.ended
+
+
+class _AboutHeld(Protocol):
+    """An event about item `n`, held under the fence `fence`."""
+
+    @property
+    def n(self) -> int:
+        """Number of the item."""
+        ...
+
+    @property
+    def fence(self) -> int:
+        """Of the claim."""
+        ...
+
+
+_Row = Callable[[_Fold, Any, _Place], None]
+
+
+def _ends(ending: Ending, status: str, ended: Ended | None = None) -> _Row:
+    """The claim ends like this, the item has that status; `ended`: how it ended for good."""
+
+    def row(fold: _Fold, event: _AboutHeld, place: _Place) -> None:
+        fold.ended(event, place, ending, status, ended)
+
+    return row
+
+
+def _nothing(_fold: _Fold, _event: Event, _place: _Place) -> None:
+    """Says nothing about who holds what."""
+
+
+#: What each kind of event does.  One without a row is reported, as nobody has checked it.
+_FOLDS: Mapping[type[Struct], _Row] = {
+    Opened: _nothing,
+    Submitted: _Fold.submitted,
+    Claimed: _Fold.claimed,
+    Progressed: _nothing,
+    Completed: _ends("completed", "completed", "completed"),
+    Died: _ends("dead", "dead", "dead"),
+    Released: _ends("released", "queued"),
+}

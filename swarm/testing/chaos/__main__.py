@@ -23,7 +23,7 @@ from swarm.testing.chaos.net import enter
 from swarm.testing.chaos.progress import Progress
 from swarm.testing.chaos.report import Summary, show, summarize
 from swarm.testing.chaos.run import Chaos, ChaosPlan
-from swarm.testing.chaos.testimony import read_testimony
+from swarm.testing.chaos.testimony import read_told
 from swarm.testing.chaos.verdict import judge
 from swarm.testing.fold import read_logs
 from swarm.testing.history import read_acks, read_executions
@@ -97,7 +97,7 @@ async def _run(plan: ChaosPlan, console: Console, left_out: str) -> Summary:
     shards = range(CAST.shards)
     recorded = RecordedLogs(records, {subjects.log(shard): shard for shard in shards})
     history = await read_logs(recorded, subjects, shards)
-    executions, testimony = read_executions(records), read_testimony(records)
+    executions, testimony = read_executions(records), read_told(records)
     verdict = judge(executions, read_acks(records), history, testimony)
     stills = Progress(history, testimony, executions).standstills()
     return summarize(plan.seed, traces, verdict, stills, left_out=left_out)

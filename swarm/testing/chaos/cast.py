@@ -32,13 +32,14 @@ CAST = Cast(
     shards=6,
 )
 
-#: Of the nodes: the defaults, but for leases that lapse within a run.
+#: Of the nodes: the defaults, but for leases that lapse within a run.  An owner gives up without
+#: an append for a lease, so they must outlast an election of the servers, which takes 4 to 9 s.
 NODE_SETTINGS = {
     "SWARM_PREFIX": PREFIX,
     "SHARD_COUNT": str(CAST.shards),
     "COORDINATORS": " ".join(CAST.coordinators),
     "LOG_REPLICAS": "3",
-    "LEASE_S": "8",
+    "LEASE_S": "12",
     "HEARTBEAT_S": "1",
 }
 
@@ -47,6 +48,8 @@ SERVER_CONFIG = """\
 server_name: $NATS_NAME
 listen: $NATS_LISTEN
 http: $NATS_MONITOR
+ping_interval: "5s"
+ping_max: 2
 
 jetstream {
   store_dir: $NATS_STORE
@@ -57,6 +60,8 @@ cluster {
   name: swarm
   listen: $NATS_CLUSTER
   routes: $NATS_ROUTES
+  ping_interval: "2s"
+  ping_max: 2
 }
 """
 

@@ -13,9 +13,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from typing import Protocol
 
-from swarm.errors import BadInput
+from swarm.errors import BadInput, SwarmError
 
 #: Of the bridge; members are numbered from 11.
 SUBNET = "10.77.0"
@@ -230,3 +231,52 @@ def _run(*command: str) -> None:
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()
         raise BadInput(f"{' '.join(command)}: {said}")
+
+
+# --- proof --------------------------------------------------------------------------------
+
+PROBE_PORT = 4999
+REACHED_S = 5.0
+LISTEN = f"""
+import socket
+listener = socket.create_server(("", {PROBE_PORT}))
+while True:
+    listener.accept()[0].close()
+"""
+CONNECT = f"""
+import socket, sys
+socket.create_connection((sys.argv[1], {PROBE_PORT}), float(sys.argv[2])).close()
+"""
+
+
+def prove(network: Network) -> None:
+    """Raise `SwarmError` unless cutting and splitting links has the effect that it must have."""
+    python = [sys.executable, "-I", "-c"]
+    listener = subprocess.Popen(network.wrap("probe-1", [*python, LISTEN]))
+    try:
+        _expect(network, "at first", reached=True)
+        network.cut("probe-1")
+        _expect(network, "although its link is cut", reached=False)
+        network.heal("probe-1")
+        _expect(network, "after its link was cut", reached=True)
+        network.split("probe-1", "probe-2")
+        _expect(network, "although the two are split", reached=False)
+        network.join("probe-1", "probe-2")
+        _expect(network, "after the two were split", reached=True)
+    finally:
+        listener.kill()
+        listener.wait()
+
+
+def _expect(network: Network, when: str, *, reached: bool) -> None:
+    """Whether the second probe reaches the first one must be as said."""
+    give_up_at = time.monotonic() + REACHED_S
+    host, patience_s = network.host("probe-1"), "0.5"
+    command = [sys.executable, "-I", "-c", CONNECT, host, patience_s]
+    while True:
+        done = subprocess.run(network.wrap("probe-2", command), capture_output=True, check=False)
+        if (done.returncode == 0) == reached:
+            return
+        if not reached or time.monotonic() > give_up_at:
+            can = "can be" if done.returncode == 0 else "cannot be"
+            raise SwarmError(f"the test network is of no use: a probe {can} reached {when}")

@@ -115,11 +115,11 @@ ESSENTIAL: tuple[Card, ...] = (
     Card("kill", "server", "chief", (1.0, 6.0)),
     Card("stop", "server", "chief", (3.0, 15.0)),
     Card("kill", "agent", "any", DEAD),
-    Card("stop", "agent", "any", (2.0, 15.0)),
+    Card("stop", "agent", "any", (2.0, 20.0)),
     Card("kill", "router", "any", DEAD),
     Card("cut", "coordinator", "chief", (2.0, 15.0)),
     Card("cut", "server", "chief", (2.0, 15.0)),
-    Card("cut", "agent", "any", (2.0, 15.0)),
+    Card("cut", "agent", "any", (2.0, 20.0)),
 )
 
 #: Dealt again and again, as often as it stands here.

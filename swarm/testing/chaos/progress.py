@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from swarm.subjects import parse_item_id
-from swarm.testing.chaos.testimony import Testimony
+from swarm.testing.chaos.testimony import Told
 from swarm.testing.chaos.work import task_of
 from swarm.testing.fold import History, Life
 from swarm.testing.records import Execution
@@ -87,9 +87,7 @@ def standstills(moves: Iterable[float], waits: Iterable[Wait], shard: int = -1) 
 class Progress:
     """What waited and what moved in a run."""
 
-    def __init__(
-        self, history: History, testimony: Testimony, executions: Iterable[Execution]
-    ) -> None:
+    def __init__(self, history: History, testimony: Told, executions: Iterable[Execution]) -> None:
         sent: dict[tuple[str, int], float] = {}
         for line in testimony.sent:
             for number in line.numbers:

@@ -19,7 +19,7 @@ from swarm.sdk.client import Swarm
 from swarm.subjects import Subjects
 from swarm.testing.chaos.cast import CAST, PREFIX, RECORDER, Company
 from swarm.testing.chaos.faults import Done, Mischief
-from swarm.testing.chaos.net import Network, make_network
+from swarm.testing.chaos.net import Network, make_network, prove
 from swarm.testing.chaos.plan import Fault, draw, draw_short
 from swarm.testing.recorded import RecordedLogs
 
@@ -92,6 +92,8 @@ class Chaos:
     async def run(self) -> Traces:
         """Do it all; raises a `SwarmError` if it could not even begin."""
         members = self._company.members
+        if self._network.links:
+            prove(self._network)
         try:
             for name in [*CAST.servers, RECORDER, *CAST.coordinators, *CAST.routers, *CAST.agents]:
                 await members[name].start()

@@ -109,7 +109,7 @@ class Notebook(LineFile):
         super().__init__(directory, "client")
 
 
-class Testimony(Struct):
+class Told(Struct):
     """The lines of all clients, by kind."""
 
     sent: list[Sent] = []
@@ -122,9 +122,9 @@ class Testimony(Struct):
     acknowledged: list[Acknowledged] = []
 
 
-def read_testimony(directory: Path) -> Testimony:
+def read_told(directory: Path) -> Told:
     """All that was written down in `directory`; `BadInput` names a line that is none."""
-    testimony = Testimony()
+    testimony = Told()
     for path in sorted(directory.glob("client-*.jsonl")):
         for number, text in enumerate(path.read_bytes().splitlines(), start=1):
             try:
@@ -135,14 +135,14 @@ def read_testimony(directory: Path) -> Testimony:
     return testimony
 
 
-def testimony_of(lines: Iterable[Line]) -> Testimony:
+def by_kind(lines: Iterable[Line]) -> Told:
     """These lines, by kind."""
-    testimony = Testimony()
+    testimony = Told()
     for line in lines:
         _sort(line, testimony)
     return testimony
 
 
-def _sort(line: Line, into: Testimony) -> None:
+def _sort(line: Line, into: Told) -> None:
     kind = type(line).__name__.lower()
     getattr(into, kind).append(line)

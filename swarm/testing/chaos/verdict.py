@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from swarm.subjects import parse_item_id
-from swarm.testing.chaos.testimony import Counted, Seen, Testimony
+from swarm.testing.chaos.testimony import Counted, Seen, Told
 from swarm.testing.chaos.work import task_of
 from swarm.testing.fold import History, Hold
 from swarm.testing.history import Acks, Execution, Report, check
@@ -57,7 +57,7 @@ class Verdict(Struct):
 
 
 def judge(
-    executions: Iterable[Execution], acks: Acks, history: History, testimony: Testimony
+    executions: Iterable[Execution], acks: Acks, history: History, testimony: Told
 ) -> Verdict:
     """Hold everything against the history."""
     report = check(executions, acks, history)
@@ -79,7 +79,7 @@ def _wrong(verdict: Verdict, what: str) -> None:
     verdict.findings.append(f"wrong answer: {what}")
 
 
-def _check_identity(history: History, testimony: Testimony, verdict: Verdict) -> None:
+def _check_identity(history: History, testimony: Told, verdict: Verdict) -> None:
     """Each submitted item is in the logs once, under the id that was told."""
     names: dict[tuple[str, int], list[str]] = {}
     for name, life in history.items.items():
@@ -100,7 +100,7 @@ def _check_identity(history: History, testimony: Testimony, verdict: Verdict) ->
             )
 
 
-def _check_acceptance(history: History, testimony: Testimony, verdict: Verdict) -> None:
+def _check_acceptance(history: History, testimony: Told, verdict: Verdict) -> None:
     """Nothing is acknowledged before it is in the log (that it is there, `check` has seen)."""
     for line in testimony.accepted:
         life = history.items.get(line.item)
@@ -109,7 +109,7 @@ def _check_acceptance(history: History, testimony: Testimony, verdict: Verdict) 
             _wrong(verdict, f"{line.item} was accepted {early_s:.6f} s before it was in the log")
 
 
-def _check_ends(history: History, testimony: Testimony, verdict: Verdict) -> None:
+def _check_ends(history: History, testimony: Told, verdict: Verdict) -> None:
     """Clients heard how items ended as the log has it, and of the right results."""
     for line in testimony.finished:
         life = history.items.get(line.item)
@@ -153,7 +153,7 @@ class _Stamps:
         return self._stamps.get(seq)
 
 
-def _check_readings(history: History, testimony: Testimony, verdict: Verdict) -> None:
+def _check_readings(history: History, testimony: Told, verdict: Verdict) -> None:
     stamps = {shard: _Stamps(times) for shard, times in history.stamps.items()}
     for line in testimony.seen:
         verdict.answers += 1
@@ -199,7 +199,7 @@ def _check_time(
 # --- work by hand ----------------------------------------------------------------------------
 
 
-def _check_hands(history: History, testimony: Testimony, verdict: Verdict) -> None:
+def _check_hands(history: History, testimony: Told, verdict: Verdict) -> None:
     """What those were told who claim, complete, fail and release by hand."""
     for line in testimony.taken:
         verdict.answers += 1
