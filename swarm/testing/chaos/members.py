@@ -35,7 +35,7 @@ class Member:
     ) -> None:
         """`on_surprise` hears of every end that nobody here has caused."""
         self.name = name
-        self._env = dict(env)
+        self.env = dict(env)
         self._directory = directory
         # The kernel kills it when this process ends, however that comes.
         leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), "signal"]
@@ -54,6 +54,11 @@ class Member:
         return self._directory / f"{self.name}.log"
 
     @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    @property
     def running(self) -> bool:
         """Whether there is a process."""
         return self._process is not None and self._process.returncode is None
@@ -68,7 +73,7 @@ class Member:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._env,
+                env=self.env,
                 cwd=self._directory,
                 # Ctrl-C is for the run, which ends its members in order.
                 start_new_session=True,
@@ -107,11 +112,6 @@ class Member:
     def go_on(self) -> None:
         """SIGCONT."""
         self._signal(signal.SIGCONT)
-
-    async def wait(self) -> None:
-        """Return when it has ended by itself; that is no surprise from now on."""
-        self._ending = True
-        await self._gone()
 
     async def _gone(self) -> None:
         if self._process is not None:

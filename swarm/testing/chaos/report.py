@@ -45,7 +45,9 @@ class Summary(Struct):
     seed: int
     #: What machine, which versions.
     machine: dict[str, str]
-    #: From the first fault to the end of the last one.
+    #: Wall clock of the first moment of the plan; times of standstills count from here.
+    began: float
+    #: From then to the end of the last fault.
     minutes: float
     #: Until everything had ended, after the last fault.
     calm_s: float
@@ -78,6 +80,7 @@ class Summary(Struct):
             "ok": self.ok,
             "seed": self.seed,
             "machine": self.machine,
+            "began": self.began,
             "minutes": round(self.minutes, 2),
             "calm_s": round(self.calm_s, 1),
             "items": report.submitted,
@@ -132,6 +135,7 @@ def summarize(
     summary = Summary(
         seed=seed,
         machine=machine(),
+        began=traces.faults_from,
         minutes=(traces.faults_to - traces.faults_from) / 60,
         calm_s=traces.calm_s,
         verdict=verdict,
