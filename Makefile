@@ -22,16 +22,20 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim chaos bench clean
+.PHONY: help demo test test-deps check sim chaos bench clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## Audit a real source tree with a swarm on this machine (ARGS=…)
 	$(VENV)/bin/swarm demo $(ARGS)
 
 test: $(DEV) ## Run the tests (ARGS=… goes to pytest)
 	$(PY) -m pytest $(ARGS)
+
+test-deps: ## Install what some tests need of the system (Debian, as root): ip, for cut links
+	@command -v ip >/dev/null || { apt-get update -q && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends iproute2; }
 
 check: $(DEV) ## Lint, format, types, compose file
 	$(PY) -m ruff check .

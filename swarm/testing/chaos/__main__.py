@@ -29,6 +29,8 @@ from swarm.testing.fold import read_logs
 from swarm.testing.history import read_acks, read_executions
 from swarm.testing.recorded import RecordedLogs
 
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
 MODULE = ("-m", "swarm.testing.chaos")
 
 
@@ -66,6 +68,9 @@ def main() -> int:
                 seed=args.seed, seconds=60 * args.minutes, short=args.short, directory=directory
             )
             summary = asyncio.run(_run(plan, console, left_out))
+    except KeyboardInterrupt:
+        console.print("chaos: interrupted", style="red")
+        return INTERRUPTED
     except SwarmError as error:
         console.print(f"chaos: {error}", style="red")
     finally:
