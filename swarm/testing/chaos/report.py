@@ -118,6 +118,7 @@ def violations(verdict: Verdict) -> dict[str, int]:
         "stale_answers": verdict.stale,
         "wrong_answers": verdict.wrong,
         "doubled": verdict.doubled,
+        "foreign_entries": verdict.foreign,
         "unbalanced": verdict.unbalanced,
         "wrong_results": verdict.wrong_results,
     }

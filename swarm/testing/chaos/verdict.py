@@ -41,6 +41,9 @@ class Verdict(Struct):
     wrong: int = 0
     #: Items that are in the logs more than once, or under another id than was told.
     doubled: int = 0
+    #: Entries that continue nothing: nobody but owners writes here, so one of them got past
+    #: the fence after another had opened the shard.
+    foreign: int = 0
     #: Counts of a shard that do not add up.
     unbalanced: int = 0
     #: Items that ended, but with another result than their work has.
@@ -52,8 +55,9 @@ class Verdict(Struct):
     @property
     def ok(self) -> bool:
         """Whether every promise was kept."""
-        broken = self.stale or self.wrong or self.doubled or self.unbalanced or self.wrong_results
-        return self.report.ok and not broken
+        told = self.stale or self.wrong or self.wrong_results
+        written = self.doubled or self.foreign or self.unbalanced
+        return self.report.ok and not told and not written
 
 
 def judge(
@@ -62,6 +66,9 @@ def judge(
     """Hold everything against the history."""
     report = check(executions, acks, history)
     verdict = Verdict(report, findings=list(report.findings))
+    verdict.foreign = history.foreign
+    if history.foreign:
+        verdict.findings.append(f"foreign: {history.foreign} entries got past the fence")
     _check_identity(history, testimony, verdict)
     _check_acceptance(history, testimony, verdict)
     _check_ends(history, testimony, verdict)

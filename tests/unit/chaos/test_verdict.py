@@ -125,6 +125,13 @@ def test_two_of_an_item_that_was_sent_once_are_found(history: History) -> None:
     assert any("item 1 is 0-1 and 0-2" in text for text in found.findings)
 
 
+def test_an_entry_that_got_past_the_fence_is_found(history: History) -> None:
+    history.foreign = 1
+    found = judge([], Acks({}, {}), history, by_kind([]))
+    assert (found.foreign, found.ok) == (1, False)
+    assert "foreign: 1 entries got past the fence" in found.findings
+
+
 def test_the_same_number_of_another_client_is_another_item(history: History) -> None:
     first = history.items["0-1"]
     history.items["0-2"] = msgspec.structs.replace(first, item=new_item(1, "client-2"))
