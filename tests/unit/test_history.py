@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from msgspec import Raw
@@ -27,6 +28,7 @@ from swarm.messages import (
     Submitted,
 )
 from swarm.subjects import Subjects
+from swarm.testing import fold
 from swarm.testing.history import (
     AckLog,
     Acks,
@@ -39,6 +41,7 @@ from swarm.testing.history import (
     read_executions,
     read_logs,
 )
+from swarm.testing.recorded import EntryLog, RecordedLogs
 
 SUBJECTS = Subjects("t")
 ITEM = Raw(b'{"work_type":"build"}')
@@ -216,6 +219,47 @@ async def test_logs_longer_than_a_page_are_read_to_their_end() -> None:
         logs.add(float(number), Submitted(f"c{number}", number, [ITEM]))
     history = await read_logs(logs, SUBJECTS, [0])
     assert len(history.items) == 700
+
+
+async def test_recorded_entries_are_folded_like_the_log(logs: Logs, tmp_path: Path) -> None:
+    logs.raw(10.5, b"not ours")
+    logs.add(11.0, claimed())
+    logs.add(13.0, Completed(1, 1))
+    files = EntryLog(tmp_path, 0)
+    for entry in logs.entries[SUBJECTS.log(0)]:
+        files.take(entry)
+    recorded = RecordedLogs(tmp_path, {SUBJECTS.log(0): 0})
+    history = await read_logs(recorded, SUBJECTS, range(1))
+    assert history == await read_logs(logs, SUBJECTS, range(1))
+    assert history.items["0-1"].ended == "completed"
+    assert history.stamps == {0: {1: 9.0, 2: 10.0, 3: 10.5, 4: 11.0, 5: 13.0}}
+
+
+async def test_an_items_status_is_known_as_of_every_entry(logs: Logs) -> None:
+    logs.add(11.0, claimed())
+    logs.add(12.0, Progressed(1, 50.0))
+    logs.add(13.0, Released(1, 1, "agent"), claimed(fence=2))
+    logs.add(14.0, Released(1, 2, "lapsed"))
+    logs.add(15.0, claimed(fence=3), Died(1, 3))
+    life = (await read_logs(logs, SUBJECTS, range(1))).items["0-1"]
+    statuses = [life.status_at(seq) for seq in range(8)]
+    assert statuses == ["", "", "queued", "claimed", "claimed", "claimed", "queued", "dead"]
+    assert life.item == ITEM
+
+
+def test_every_kind_of_event_has_a_row() -> None:
+    assert set(fold._FOLDS) == set(get_args(Event))
+
+
+async def test_a_kind_of_event_without_a_row_is_reported(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {kind: row for kind, row in fold._FOLDS.items() if kind is not Progressed}
+    monkeypatch.setattr(fold, "_FOLDS", rows)
+    logs.add(11.0, Progressed(1, 50.0))
+    history = await read_logs(logs, SUBJECTS, range(1))
+    (text,) = history.contradictions
+    assert text == "tlog.0, entry 3: an event that this fold does not know: Progressed"
 
 
 # --- planted: held twice -----------------------------------------------------------------
