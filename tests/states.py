@@ -82,12 +82,12 @@ def timers_of(shard: Shard) -> list[tuple[float, int]]:
     return sorted(hint for hint in hints if hint[0] > shard.now and hint in remembered)
 
 
-def check_timers(shard: Shard, now: float) -> None:
-    """Nothing that is to happen has been forgotten, or was not done by `now`."""
+def check_timers(shard: Shard, done_by: float = 0.0) -> None:
+    """Nothing that is to happen is forgotten; what was to happen by `done_by` has."""
     remembered = dict.fromkeys(shard.timers._heap)
     for number, item in shard.items.items():
         for at in wanted_times(item):
-            assert at > now or at > shard.now, f"item {number} was due at {at}"
+            assert at > done_by, f"item {number} was due at {at}"
             assert (at, number) in remembered, f"item {number} is due at {at}, and forgotten"
 
 
@@ -147,11 +147,20 @@ def window_of(window: DedupeWindow[Any]) -> dict[str, Any]:
     """All that a window remembers, and in which order it will forget and restate it."""
     return {
         "answers": list(answers_of(window).items()),
-        "ages": plain(list(window._by_age)),
-        "trail": [(one.at, one.seq, one.ids) for one in window._trail if _alive(window, one.ids)],
+        "groups": plain(list(window._groups.values())),
+        "ages": sorted(age for age in window._ages if age in window._groups),
         "horizon": window.horizon,
     }
 
 
-def _alive(window: DedupeWindow[Any], ids: list[str]) -> bool:
-    return any(id_ in window._answers for id_ in ids)
+def differences(one: Any, two: Any, where: str = "") -> list[str]:
+    """Where two plain values differ, and how."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        keys = [*one, *[key for key in two if key not in one]]
+        pairs = [(f"{where}.{key}", one.get(key, "-"), two.get(key, "-")) for key in keys]
+    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        both = zip(one, two, strict=True)
+        pairs = [(f"{where}[{place}]", left, right) for place, (left, right) in enumerate(both)]
+    else:
+        return [] if one == two else [f"{where}: {one!r} is not {two!r}"]
+    return [found for pair in pairs for found in differences(pair[1], pair[2], pair[0])]

@@ -165,7 +165,9 @@ class Shard:
             number += 1
         self.submitted += number - event.first
         self.next_number = number
-        accepted = Accepted(event.first, len(event.items), event.indexes, event.known)
+        accepted = Accepted(
+            event.first, len(event.items), event.indexes, event.known, event.clashes
+        )
         self.remember(event.command_id, accepted)
 
     def _add_new(self, number: int, raw: Raw, spec: Spec) -> None:

@@ -27,6 +27,8 @@ class Submitted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="sub
     indexes: list[int] = []
     #: Items that existed already, under their idempotency key: (index, number).
     known: list[tuple[int, int]] = []
+    #: Indexes of those of them that have other content.
+    clashes: list[int] = []
 
 
 class Claimed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="claimed"):
@@ -205,6 +207,8 @@ class Remembered(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="re
     """Answers given at `at`, stated again so that older entries can go."""
 
     at: float
+    #: Orders them among all answers: the smallest are forgotten first.
+    age: int
     commands: list[tuple[str, Accepted | Taken]] = []
     keys: list[tuple[str, Keyed]] = []
 

@@ -172,6 +172,8 @@ class Accepted(Struct, frozen=True, gc=False, array_like=True, tag="s", omit_def
     indexes: list[int] = []
     #: Items that existed already: (index, number).
     known: list[tuple[int, int]] = []
+    #: Indexes of those of them that have other content.
+    clashes: list[int] = []
 
     @property
     def numbers(self) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ def test_it_remembers_within_the_window_to_the_second() -> None:
 def test_it_remembers_so_many_and_drops_the_oldest() -> None:
     known = window(count=3)
     for number in range(5):
-        known.put(str(number), number, float(number))
+        known.put(str(number), number, float(number), number)
     assert [known.get(str(number)) for number in range(5)] == [None, None, 2, 3, 4]
     assert len(known) == 3
     assert known.horizon == 1
@@ -55,7 +55,7 @@ def test_asking_forgets_nothing_so_that_every_fold_is_the_same() -> None:
     known = window(1.0)
     known.put("1", 1, 0.0)
     assert known.get("1") == 1
-    known.put("2", 2, 1000.0)
+    known.put("2", 2, 1000.0, 1)
     assert known.get("1") is None
 
 
@@ -92,4 +92,4 @@ def test_it_is_bounded() -> None:
     for number in range(1000):
         known.put(str(number), number, 0.0, number)
         assert known.oldest_seq() == max(0, number - 99)
-    assert len(known) == len(known._by_age) == len(known._trail) == 100
+    assert len(known) == len(known._groups) == len(known._ages) == 100
