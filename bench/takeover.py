@@ -39,6 +39,8 @@ LOOK_S = 0.05
 READY_S = 300.0
 #: How long requests are timed before the move, and after it.
 BEFORE_S = 1.0
+#: Requests that are timed before a kill.
+GETS_BEFORE = 50
 GET = b'{"work_item_id":"0-1"}'
 
 
@@ -51,6 +53,8 @@ class Takeover(Struct):
     #: From the kill to the answer.
     get_s: float
     submit_s: float
+    #: The longest wait just before: how busy the machine is with other things.
+    usual_s: float
 
 
 class Handoff(Struct):
@@ -160,6 +164,11 @@ async def until_stood_by(swarm: Swarm, alive: int) -> Beat:
 async def takeover(nodes: Cluster, swarm: Swarm, work_item_id: str, items: int) -> Takeover:
     """Kill the owner, and see when the shard answers again."""
     owner = (await until_stood_by(swarm, len(NAMES))).coordinator
+    usual_s = 0.0
+    for _ in range(GETS_BEFORE):
+        began = time.monotonic()
+        await swarm.get(work_item_id, timeout_s=READY_S)
+        usual_s = max(usual_s, time.monotonic() - began)
     await nodes.kill(owner)
     killed_at = time.monotonic()
 
@@ -174,7 +183,7 @@ async def takeover(nodes: Cluster, swarm: Swarm, work_item_id: str, items: int) 
     get_s, submit_s = await asyncio.gather(get(), submit_one())
     heir = (await until_stood_by(swarm, len(NAMES) - 1)).coordinator
     await nodes.start(owner)
-    return Takeover(items, owner, heir, get_s, submit_s)
+    return Takeover(items, owner, heir, get_s, submit_s, usual_s)
 
 
 async def handoff(swarm: Swarm, items: int) -> Handoff:

@@ -211,12 +211,7 @@ class Coordinator(Actor):
             await self._mailbox.wait()
             while self._mailbox:
                 self._take(self._mailbox.pop())
-            tick, self._tick_wanted = self._tick_wanted, False
-            for worker in self._shards:
-                worker.look_for_slots()
-                if tick:
-                    # From here, as every heartbeat that has arrived is with its worker now.
-                    worker.tick()
+            self._wake_workers()
             live = self._presence.live()
             self._lending.give_back()
             self._lending.offer(live)
@@ -225,6 +220,15 @@ class Coordinator(Actor):
             self._tell_gone()
             self._tell_news()
             await self._say.flush()
+
+    def _wake_workers(self) -> None:
+        # A function of its own: no variable keeps a worker, and its state, when it has gone.
+        tick, self._tick_wanted = self._tick_wanted, False
+        for worker in self._shards:
+            worker.look_for_slots()
+            if tick:
+                # From here, as every heartbeat that has arrived is with its worker now.
+                worker.tick()
 
     def _take(self, message: Message) -> None:
         # <prefix>.coordinator.<id>.<verb>.<sender>, or <prefix>.<verb>.<sender>

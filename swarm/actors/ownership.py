@@ -126,7 +126,9 @@ class Ownership:
 
     def lost(self, shard: int, why: str, alarm: bool) -> None:
         """The shard's worker has ended, or it could not be opened."""
-        self._workers.pop(shard, None)
+        worker = self._workers.pop(shard, None)
+        if worker is not None:
+            self.standbys.free(worker.state)
         self._not_before[shard] = self._clock() + REOPEN_S
         if alarm:
             self.closed[shard] = why
@@ -200,7 +202,9 @@ class Ownership:
         # Its beat may still be on its way.
         self._not_before[shard] = self._clock() + REOPEN_S
         log.info("shard handed over", shard=shard, coordinator=self._around.coordinator, to=to)
-        return await worker.hand_over()
+        left = await worker.hand_over()
+        self.standbys.free(worker.state)
+        return left
 
     # --- opening ------------------------------------------------------------------------
 

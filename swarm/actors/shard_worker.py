@@ -111,6 +111,11 @@ class ShardWorker(Actor):
         return self._shard.number
 
     @property
+    def state(self) -> Shard:
+        """All that the shard is, decided but perhaps not durable: not to be shown."""
+        return self._shard
+
+    @property
     def owner(self) -> str:
         """The coordinator that owns the shard."""
         return self._around.coordinator

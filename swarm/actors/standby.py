@@ -9,7 +9,8 @@ log that was purged below what was read last is a gap, and the reader starts ove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
+from typing import Any
 
 import structlog
 
@@ -153,7 +154,7 @@ class Standbys:
         """Stand by for these shards and no others."""
         for shard in self.shards():
             if shard not in wanted:
-                self._end(self._standbys.pop(shard))
+                self._later(self._standbys.pop(shard).let_go())
         for shard in wanted:
             self.add(shard)
 
@@ -195,8 +196,12 @@ class Standbys:
         for standby in standbys:
             await standby.stop()
 
-    def _end(self, standby: Standby) -> None:
-        task = asyncio.create_task(standby.let_go())
+    def free(self, shard: Shard) -> None:
+        """Let go of a state that nobody needs any more."""
+        self._later(dismantle(shard))
+
+    def _later(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(what)
         self._ending[task] = None
         task.add_done_callback(lambda done: self._ending.pop(done, None))
 

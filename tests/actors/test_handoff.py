@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import msgspec
@@ -467,3 +469,20 @@ def test_a_crash_during_a_drain_is_like_any_other() -> None:
         await until(lambda: sorted(c2.owned + c3.owned) == [0, 1, 2], deadline_s=2.0)
 
     on_cluster(scenario, settings=THREE)
+
+
+def test_the_memory_of_a_shard_that_is_gone_is_freed() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await cluster.swarm.submit_many([{"work_type": "build"}] * 30)
+        await pass_time(3.0)
+        old = owner_of(cluster, 0)
+        state = weakref.ref(next(worker for worker in old._shards if worker.number == 0).state)
+        assert (await moved(cluster, 0))["coordinator"] != old.name
+        await pass_time(1.0)
+        # The simulated loop keeps ended tasks for a while.
+        asyncio.get_running_loop()._prune_tasks()  # type: ignore[attr-defined]
+        gc.collect()
+        assert state() is None
+
+    on_cluster(scenario)
