@@ -18,14 +18,29 @@ from swarm.core.envelope import Link, LogPosition, decode_entry
 from swarm.core.work import make_token
 from swarm.errors import LogMissing
 from swarm.messages import (
+    Answered,
+    Archived,
+    Asked,
+    Cancelled,
     Claimed,
     Completed,
+    Copied,
     Died,
+    Due,
     Event,
+    Marked,
     Opened,
+    Prioritized,
     Progressed,
     Released,
+    Remembered,
+    Replayed,
+    Resolved,
+    Retried,
     Submitted,
+    Told,
+    Waited,
+    Watched,
 )
 from swarm.subjects import Subjects, item_id
 
@@ -33,9 +48,9 @@ from swarm.subjects import Subjects, item_id
 PAGE = 256
 
 #: How a claim ended, by the log.
-Ending = Literal["completed", "dead", "released"]
+Ending = Literal["completed", "dead", "cancelled", "released"]
 #: How an item ended.
-Ended = Literal["completed", "dead"]
+Ended = Literal["completed", "dead", "cancelled"]
 
 
 class Hold(Struct):
@@ -208,6 +223,28 @@ class _Fold:
         life.turns.append(Turn(place.seq, place.time, status))
         life.ended = ended or life.ended
 
+    def over(self, event: Died | Cancelled, place: _Place, ended: Ended) -> None:
+        """The item ends, held or not."""
+        name = item_id(self._shard, event.n)
+        life = self._history.items.get(name)
+        if life is None or life.ended or (life.holds and life.holds[-1].ending is None):
+            self.ended(event, place, ended, ended, ended)
+            return
+        life.turns.append(Turn(place.seq, place.time, ended))
+        life.ended = ended
+
+    def queued(self, event: Answered | Due | Replayed, place: _Place) -> None:
+        for number in [event.n] if isinstance(event.n, int) else event.n:
+            life = self._history.items.get(item_id(self._shard, number))
+            if life is None:
+                self.contradiction(place.seq, f"item {number} is queued, was never submitted")
+            elif not isinstance(event, Replayed):
+                life.turns.append(Turn(place.seq, place.time, "queued"))
+            elif life.turns[-1].status != "claimed":
+                # Of a claimed item it changes nothing; a dead one lives again.
+                life.turns.append(Turn(place.seq, place.time, "queued"))
+                life.ended = None
+
 
 class _AboutHeld(Protocol):
     """An event about item `n`, held under the fence `fence`."""
@@ -235,6 +272,15 @@ def _ends(ending: Ending, status: str, ended: Ended | None = None) -> _Row:
     return row
 
 
+def _is_over(ended: Ended) -> _Row:
+    """The item has ended like this, whoever held it or not."""
+
+    def row(fold: _Fold, event: Died | Cancelled, place: _Place) -> None:
+        fold.over(event, place, ended)
+
+    return row
+
+
 def _nothing(_fold: _Fold, _event: Event, _place: _Place) -> None:
     """Says nothing about who holds what."""
 
@@ -246,6 +292,23 @@ _FOLDS: Mapping[type[Struct], _Row] = {
     Claimed: _Fold.claimed,
     Progressed: _nothing,
     Completed: _ends("completed", "completed", "completed"),
-    Died: _ends("dead", "dead", "dead"),
+    Died: _is_over("dead"),
+    Cancelled: _is_over("cancelled"),
+    Retried: _ends("released", "scheduled"),
     Released: _ends("released", "queued"),
+    Waited: _ends("released", "waiting"),
+    Answered: _Fold.queued,
+    Due: _Fold.queued,
+    Replayed: _Fold.queued,
+    # That an item was blocked, or waited for its time, from its submission on is not told.
+    Resolved: _nothing,
+    Asked: _nothing,
+    Prioritized: _nothing,
+    Watched: _nothing,
+    Told: _nothing,
+    # Of items and answers that this fold has already; the swarm's own upkeep.
+    Archived: _nothing,
+    Copied: _nothing,
+    Remembered: _nothing,
+    Marked: _nothing,
 }

@@ -173,7 +173,7 @@ def _conflict(hold: Hold, run: Execution, later_hold: Hold, later: Execution) ->
     if not _overlap(run, later):
         return ""
     handed_on = (
-        hold.ending == "released"
+        hold.ending not in (None, "completed")
         and hold.ended_at is not None
         and hold.ended_at < later_hold.at
         and hold.ended_time <= later.start
