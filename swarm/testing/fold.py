@@ -1,17 +1,19 @@
 """What became of every work item, by the entries of the swarm's logs alone.
 
-A fold of this module's own: the state that a shard keeps is not used.  Only submissions,
-claims and their ends are taken.  The entries come from a bus, or from files into which
-somebody copied them as they appeared (`swarm.testing.recorded`): a log that is purged from
-its front cannot be read from the first entry for long.
+A fold of this module's own: the state that a shard keeps is not used.  It takes from the
+events who holds what and what status an item has; and where compaction states an item
+again, it holds that against what it knows itself.  The entries come from a bus, or from
+files into which somebody copied them as they appeared (`swarm.testing.recorded`): a log
+that is purged from its front cannot be read from the first entry for long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from msgspec import Raw, Struct
+import msgspec
+from msgspec import Struct
 
 from swarm.bus.base import Entry
 from swarm.core.envelope import Link, LogPosition, decode_entry
@@ -28,6 +30,7 @@ from swarm.messages import (
     Died,
     Due,
     Event,
+    Item,
     Marked,
     Opened,
     Prioritized,
@@ -43,64 +46,12 @@ from swarm.messages import (
     Watched,
 )
 from swarm.subjects import Subjects, item_id
+from swarm.testing.lives import Ended, Ending, History, Hold, Life, Turn
+
+__all__ = ["History", "Hold", "Life", "LogSource", "Turn", "read_logs"]
 
 #: Entries asked for at once.
 PAGE = 256
-
-#: How a claim ended, by the log.
-Ending = Literal["completed", "dead", "cancelled", "released"]
-#: How an item ended.
-Ended = Literal["completed", "dead", "cancelled"]
-
-
-class Hold(Struct):
-    """A claim and its end, as the log has them."""
-
-    token: str
-    #: Sequence and place within the entry: what came first in the log.
-    at: tuple[int, int]
-    #: The server's stamp of the entry.
-    time: float
-    ending: Ending | None = None
-    ended_at: tuple[int, int] | None = None
-    ended_time: float = 0.0
-
-
-class Turn(Struct, frozen=True):
-    """From this entry on an item had this status."""
-
-    seq: int
-    #: The server's stamp of the entry.
-    time: float
-    status: str
-
-
-class Life(Struct):
-    """One work item, as the log has it."""
-
-    submitted_time: float
-    #: In the order of the log.
-    holds: list[Hold]
-    ended: Ended | None = None
-    #: In the order of the log; several of one entry too.
-    turns: list[Turn] = []
-    #: The `NewItem`, as submitted.
-    item: Raw = Raw(b"null")
-
-    def status_at(self, seq: int) -> str:
-        """Its status once the entry `seq` was durable; "" before it was submitted."""
-        return next((turn.status for turn in reversed(self.turns) if turn.seq <= seq), "")
-
-
-class History(Struct):
-    """All work items of the logs, and where a log contradicts itself."""
-
-    items: dict[str, Life]
-    contradictions: list[str]
-    #: Entries that are not the swarm's.
-    foreign: int = 0
-    #: By shard, the server's stamp of each entry, by sequence: foreign ones included.
-    stamps: dict[int, dict[int, float]] = {}
 
 
 class LogSource(Protocol):
@@ -131,6 +82,18 @@ async def read_logs(source: LogSource, subjects: Subjects, shards: Iterable[int]
     return history
 
 
+class _Wishes(Struct):
+    """What of a submitted item decides when it can be claimed."""
+
+    dependencies: list[str] = []
+    not_before: float = 0.0
+    on_dependency_failure: str = "block"
+
+
+_wishes = msgspec.json.Decoder(_Wishes)
+_item = msgspec.json.Decoder(Item)
+
+
 class _Place(Struct, frozen=True):
     """Where an event stands."""
 
@@ -139,6 +102,8 @@ class _Place(Struct, frozen=True):
     #: The server's stamp.
     time: float
     owner: str
+    #: The owner's clock, which delays go by.
+    now: float
 
     @property
     def at(self) -> tuple[int, int]:
@@ -171,7 +136,7 @@ class _Fold:
         if link is not Link.OURS or entry is None:
             return True
         for index, event in enumerate(entry.events):
-            self._fold(event, _Place(stored.seq, index, stored.time, entry.owner))
+            self._fold(event, _Place(stored.seq, index, stored.time, entry.owner, entry.now))
         return True
 
     def _fold(self, event: Event, place: _Place) -> None:
@@ -182,35 +147,47 @@ class _Fold:
             return
         row(self, event, place)
 
+    def _life(self, number: int, place: _Place, what: str) -> Life | None:
+        """The item; None, and a contradiction, if there is none."""
+        name = item_id(self._shard, number)
+        life = self._history.items.get(name)
+        if life is None:
+            self.contradiction(place.seq, f"{name} is {what} and was never submitted")
+        return life
+
     def submitted(self, event: Submitted, place: _Place) -> None:
         items = self._history.items
-        for number, item in enumerate(event.items, start=event.first):
+        for number, raw in enumerate(event.items, start=event.first):
             name = item_id(self._shard, number)
             if name in items:
                 self.contradiction(place.seq, f"{name} is submitted a second time")
-            turn = Turn(place.seq, place.time, "queued")
-            items[name] = Life(place.time, [], turns=[turn], item=item)
+            wishes = _wishes.decode(raw)
+            life = items[name] = Life(place.time, [], item=raw, turns=[])
+            life.depends = dict.fromkeys(wishes.dependencies, "")
+            _turn(life, place, _ready(wishes, place) if not life.depends else "blocked")
 
     def claimed(self, event: Claimed, place: _Place) -> None:
-        name = item_id(self._shard, event.n)
         token = make_token(event.fence, place.owner, event.session)
-        life = self._history.items.get(name)
+        life = self._life(event.n, place, "claimed")
         if life is None:
-            self.contradiction(place.seq, f"{name} is claimed and was never submitted")
             return
+        name = item_id(self._shard, event.n)
         if life.ended:
             self.contradiction(place.seq, f"{name} is claimed ({token}) after its end")
-        if life.holds and life.holds[-1].ending is None:
+        elif life.holds and life.holds[-1].ending is None:
             holder = life.holds[-1].token
             self.contradiction(place.seq, f"{name} is claimed ({token}), held by {holder}")
+        elif life.status != "queued":
+            self.contradiction(place.seq, f"{name} is claimed ({token}) and is {life.status}")
         if any(token == earlier.token for earlier in life.holds):
             self.contradiction(place.seq, f"{name}: the token {token} is issued again")
         life.holds.append(Hold(token, place.at, place.time))
-        life.turns.append(Turn(place.seq, place.time, "claimed"))
+        _turn(life, place, "claimed")
 
-    def ended(
-        self, event: _AboutHeld, place: _Place, ending: Ending, status: str, ended: Ended | None
-    ) -> None:
+    def let_go(
+        self, event: _AboutHeld, place: _Place, ending: Ending, after: str, *, told: bool
+    ) -> Life | None:
+        """The claim ends so; None, and a contradiction, if it is no claim of now."""
         name = item_id(self._shard, event.n)
         life = self._history.items.get(name)
         hold = life.holds[-1] if life is not None and life.holds else None
@@ -218,32 +195,90 @@ class _Fold:
         if life is None or hold is None or not so_held:
             what = f"{name} is {ending} under fence {event.fence}, not so held"
             self.contradiction(place.seq, what)
-            return
+            return None
         hold.ending, hold.ended_at, hold.ended_time = ending, place.at, place.time
-        life.turns.append(Turn(place.seq, place.time, status))
-        life.ended = ended or life.ended
+        hold.told, hold.after = told, after
+        _turn(life, place, after)
+        return life
 
-    def over(self, event: Died | Cancelled, place: _Place, ended: Ended) -> None:
-        """The item ends, held or not."""
-        name = item_id(self._shard, event.n)
-        life = self._history.items.get(name)
-        if life is None or life.ended or (life.holds and life.holds[-1].ending is None):
-            self.ended(event, place, ended, ended, ended)
+    def end(self, event: _AboutHeld, place: _Place, ended: Ended, *, told: bool) -> None:
+        """The item ends so, held under the fence or not held."""
+        life = self._life(event.n, place, ended)
+        if life is None:
             return
-        life.turns.append(Turn(place.seq, place.time, ended))
+        name = item_id(self._shard, event.n)
+        if life.ended:
+            self.contradiction(place.seq, f"{name} is {ended} after its end")
+        if life.status == "claimed":
+            if self.let_go(event, place, ended, ended, told=told) is None:
+                return
+        else:
+            _turn(life, place, ended)
         life.ended = ended
 
-    def queued(self, event: Answered | Due | Replayed, place: _Place) -> None:
-        for number in [event.n] if isinstance(event.n, int) else event.n:
-            life = self._history.items.get(item_id(self._shard, number))
+    def queue(self, number: int, place: _Place, out_of: tuple[str, ...]) -> None:
+        """The item, which must have one of these statuses, is queued."""
+        life = self._life(number, place, "queued")
+        if life is None:
+            return
+        if life.status not in out_of:
+            what = f"{item_id(self._shard, number)} is queued and was {life.status}"
+            self.contradiction(place.seq, what)
+        life.ended = None
+        _turn(life, place, "queued")
+
+    def replayed(self, event: Replayed, place: _Place) -> None:
+        life = self._life(event.n, place, "brought back")
+        if life is not None and life.status not in ("queued", "claimed"):
+            self.queue(event.n, place, ("dead", "scheduled", "blocked"))
+
+    def resolved(self, event: Resolved, place: _Place) -> None:
+        life = self._life(event.n, place, "told of another's end")
+        if life is None:
+            return
+        if event.on not in life.depends:
+            what = f"{item_id(self._shard, event.n)} does not depend on {event.on}"
+            self.contradiction(place.seq, what)
+        life.depends[event.on] = event.status
+        wishes = _wishes.decode(life.item)
+        goes_on: tuple[str, ...] = ("completed",)
+        if wishes.on_dependency_failure == "run":
+            goes_on = ("completed", "dead", "cancelled")
+        if life.status == "blocked" and all(one in goes_on for one in life.depends.values()):
+            _turn(life, place, _ready(wishes, place))
+
+    def copied(self, event: Copied, place: _Place) -> None:
+        """What compaction states again must be what the log said before."""
+        for number, raw in zip(event.n, event.items, strict=True):
+            life = self._life(number, place, "stated again")
             if life is None:
-                self.contradiction(place.seq, f"item {number} is queued, was never submitted")
-            elif not isinstance(event, Replayed):
-                life.turns.append(Turn(place.seq, place.time, "queued"))
-            elif life.turns[-1].status != "claimed":
-                # Of a claimed item it changes nothing; a dead one lives again.
-                life.turns.append(Turn(place.seq, place.time, "queued"))
-                life.ended = None
+                continue
+            item = _item.decode(raw)
+            said = f"{item_id(self._shard, number)} is stated again as {item.status}"
+            if item.status != life.status:
+                self.contradiction(place.seq, f"{said}, and is {life.status}")
+            token = life.holds[-1].token if life.status == "claimed" else ""
+            if (item.hold.token if item.hold is not None else "") != token:
+                self.contradiction(place.seq, f"{said} under another claim than {token!r}")
+            if item.fence != len(life.holds):
+                claims = len(life.holds)
+                self.contradiction(place.seq, f"{said}, claimed {item.fence} times, not {claims}")
+
+    def archived(self, event: Archived, place: _Place) -> None:
+        for number in event.n:
+            life = self._life(number, place, "archived")
+            if life is not None and not life.ended:
+                what = f"{item_id(self._shard, number)} is archived and is {life.status}"
+                self.contradiction(place.seq, what)
+
+
+def _turn(life: Life, place: _Place, status: str) -> None:
+    life.turns.append(Turn(place.seq, place.time, status))
+
+
+def _ready(wishes: _Wishes, place: _Place) -> str:
+    """Status of an item that depends on nothing any more."""
+    return "scheduled" if wishes.not_before > place.now else "queued"
 
 
 class _AboutHeld(Protocol):
@@ -260,29 +295,27 @@ class _AboutHeld(Protocol):
         ...
 
 
-_Row = Callable[[_Fold, Any, _Place], None]
+_Row = Callable[[_Fold, Any, _Place], object]
 
 
-def _ends(ending: Ending, status: str, ended: Ended | None = None) -> _Row:
-    """The claim ends like this, the item has that status; `ended`: how it ended for good."""
-
-    def row(fold: _Fold, event: _AboutHeld, place: _Place) -> None:
-        fold.ended(event, place, ending, status, ended)
-
-    return row
+def _completed(fold: _Fold, event: Completed, place: _Place) -> None:
+    life = fold.let_go(event, place, "completed", "completed", told=True)
+    if life is not None:
+        life.ended = "completed"
 
 
-def _is_over(ended: Ended) -> _Row:
-    """The item has ended like this, whoever held it or not."""
+def _retried(fold: _Fold, event: Retried, place: _Place) -> None:
+    after = "scheduled" if event.until > place.now else "queued"
+    fold.let_go(event, place, "retried", after, told=True)
 
-    def row(fold: _Fold, event: Died | Cancelled, place: _Place) -> None:
-        fold.over(event, place, ended)
 
-    return row
+def _due(fold: _Fold, event: Due, place: _Place) -> None:
+    for number in event.n:
+        fold.queue(number, place, ("scheduled", "waiting"))
 
 
 def _nothing(_fold: _Fold, _event: Event, _place: _Place) -> None:
-    """Says nothing about who holds what."""
+    """Says nothing about who holds what, and changes no status."""
 
 
 #: What each kind of event does.  One without a row is reported, as nobody has checked it.
@@ -291,24 +324,24 @@ _FOLDS: Mapping[type[Struct], _Row] = {
     Submitted: _Fold.submitted,
     Claimed: _Fold.claimed,
     Progressed: _nothing,
-    Completed: _ends("completed", "completed", "completed"),
-    Died: _is_over("dead"),
-    Cancelled: _is_over("cancelled"),
-    Retried: _ends("released", "scheduled"),
-    Released: _ends("released", "queued"),
-    Waited: _ends("released", "waiting"),
-    Answered: _Fold.queued,
-    Due: _Fold.queued,
-    Replayed: _Fold.queued,
-    # That an item was blocked, or waited for its time, from its submission on is not told.
-    Resolved: _nothing,
+    Completed: _completed,
+    Died: lambda fold, event, place: fold.end(event, place, "dead", told=event.cause == "failed"),
+    Cancelled: lambda fold, event, place: fold.end(event, place, "cancelled", told=False),
+    Released: lambda fold, event, place: fold.let_go(
+        event, place, "released", "queued", told=False
+    ),
+    Retried: _retried,
+    Waited: lambda fold, event, place: fold.let_go(event, place, "waiting", "waiting", told=True),
+    Answered: lambda fold, event, place: fold.queue(event.n, place, ("waiting",)),
+    Due: _due,
+    Replayed: _Fold.replayed,
     Asked: _nothing,
     Prioritized: _nothing,
     Watched: _nothing,
     Told: _nothing,
-    # Of items and answers that this fold has already; the swarm's own upkeep.
-    Archived: _nothing,
-    Copied: _nothing,
+    Resolved: _Fold.resolved,
+    Archived: _Fold.archived,
+    Copied: _Fold.copied,
     Remembered: _nothing,
     Marked: _nothing,
 }

@@ -72,6 +72,8 @@ class Report(Struct):
     held_twice: int = 0
     #: Completions in the logs without a finished execution under their token before them.
     unrecorded: int = 0
+    #: Items that were cancelled.
+    cancelled: int = 0
     #: Items in the logs that have not ended.
     unended: int = 0
     #: Executions that began after their claim had ended in the log.  Allowed: the fence
@@ -104,6 +106,7 @@ def check(executions: Iterable[Execution], acks: Acks, history: History) -> Repo
         completed=ends.count("completed"),
         dead=ends.count("dead"),
         executions=sum(len(of_item) for of_item in ran.values()),
+        cancelled=ends.count("cancelled"),
         unended=ends.count(None),
         contradictions=len(history.contradictions),
         findings=[f"contradiction: {text}" for text in history.contradictions],
@@ -123,18 +126,13 @@ def _check_lost(acks: Acks, history: History, report: Report) -> None:
         if life is None:
             lost[name] = "its submission was acknowledged, and no log has it"
         elif life.ended is None:
-            held = life.holds and life.holds[-1].ending is None
-            lost[name] = f"its submission was acknowledged, and it is {_state(bool(held))} still"
+            lost[name] = f"its submission was acknowledged, and it is {life.status} still"
     for name in acks.completed:
         life = history.items.get(name)
         if life is None or life.ended != "completed":
             lost.setdefault(name, "it was said to be completed, and is not in the log")
     report.lost = len(lost)
     report.findings += [f"lost: {name}: {why}" for name, why in lost.items()]
-
-
-def _state(held: bool) -> str:
-    return "claimed" if held else "queued"
 
 
 def _check_executions(
@@ -172,9 +170,10 @@ def _conflict(hold: Hold, run: Execution, later_hold: Hold, later: Execution) ->
         return "" if _is_late(later, hold) else "run twice under one token"
     if not _overlap(run, later):
         return ""
+    # Where the holder has said how it ended, its handler was through with it.
     handed_on = (
-        hold.ending not in (None, "completed")
-        and hold.ended_at is not None
+        hold.ended_at is not None
+        and not hold.told
         and hold.ended_at < later_hold.at
         and hold.ended_time <= later.start
     )

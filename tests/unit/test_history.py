@@ -13,21 +13,16 @@ from typing import get_args
 import pytest
 from msgspec import Raw
 
-from swarm.bus.base import Entry
-from swarm.core.envelope import FORMAT, encode_entry
-from swarm.errors import BadInput, LogMissing, Undecodable
+from swarm.errors import BadInput, Undecodable
 from swarm.messages import (
     Claimed,
     Completed,
     Died,
     Event,
-    LogEntry,
-    Opened,
     Progressed,
     Released,
     Submitted,
 )
-from swarm.subjects import Subjects
 from swarm.testing import fold
 from swarm.testing.history import (
     AckLog,
@@ -42,54 +37,9 @@ from swarm.testing.history import (
     read_logs,
 )
 from swarm.testing.recorded import EntryLog, RecordedLogs
+from tests.unit.written_logs import SUBJECTS, Logs
 
-SUBJECTS = Subjects("t")
 ITEM = Raw(b'{"work_type":"build"}')
-
-
-class Logs:
-    """Written like an owner does, at times of the test's choosing; read like a bus."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, list[Entry]] = {}
-        self._epoch: dict[int, int] = {}
-        self._batch: dict[int, int] = {}
-        self._owner: dict[int, str] = {}
-
-    def open(self, time: float, shard: int = 0) -> None:
-        self._epoch[shard] = self._epoch.get(shard, 0) + 1
-        self._batch[shard] = -1
-        self._owner[shard] = f"o{self._epoch[shard]}"
-        self.add(time, Opened("coordinator-1"), shard=shard)
-
-    def add(self, time: float, *events: Event, shard: int = 0) -> None:
-        log = self.entries.setdefault(SUBJECTS.log(shard), [])
-        self._batch[shard] += 1
-        entry = LogEntry(
-            swarm=FORMAT,
-            incarnation="i",
-            epoch=self._epoch[shard],
-            owner=self._owner[shard],
-            batch=self._batch[shard],
-            previous=self._last_of_ours(log),
-            map_version=1,
-            # The owner's clock is not the server's: the checker must use the server's.
-            now=time + 1000,
-            events=list(events),
-        )
-        self.raw(time, encode_entry(entry), shard)
-
-    def raw(self, time: float, data: bytes, shard: int = 0) -> None:
-        log = self.entries.setdefault(SUBJECTS.log(shard), [])
-        log.append(Entry(log[-1].seq + 1 if log else 1, data, time))
-
-    def _last_of_ours(self, log: list[Entry]) -> int:
-        return next((e.seq for e in reversed(log) if e.data.startswith(b'{"swarm"')), 0)
-
-    async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
-        if log not in self.entries:
-            raise LogMissing(log)
-        return [entry for entry in self.entries[log] if entry.seq >= from_seq][:limit]
 
 
 @pytest.fixture
@@ -407,7 +357,7 @@ CONTRADICTIONS: list[tuple[list[Event], str]] = [
     ([Completed(1, 1)], "not so held"),
     ([Released(2, 1, "lapsed")], "not so held"),
     ([claimed(), Released(1, 2, "lapsed")], "not so held"),
-    ([claimed(), Completed(1, 1), Died(1, 1)], "not so held"),
+    ([claimed(), Completed(1, 1), Died(1, 1)], "after its end"),
     ([claimed(), Completed(1, 1), claimed(fence=2)], "after its end"),
 ]
 

@@ -25,9 +25,6 @@ from swarm.testing.chaos.work import task_of
 from swarm.testing.fold import History, Hold
 from swarm.testing.history import Acks, Execution, Report, check
 
-#: How the swarm calls an item whose claim has ended this way.
-_STATUS = {"completed": "completed", "dead": "dead", "released": "queued"}
-
 
 class Verdict(Struct):
     """The counts; `findings` has a sentence for each violation."""
@@ -222,7 +219,7 @@ def _check_hands(history: History, testimony: Told, verdict: Verdict) -> None:
         verdict.answers += 1
         hold = _hold(history, ack.item, ack.token)
         ending = hold.ending if hold is not None else None
-        if hold is None or ending is None or _STATUS[ending] != ack.status:
+        if hold is None or ending is None or hold.after != ack.status:
             said = f"the end of {ack.token} of {ack.item} was acknowledged as {ack.status}"
             _wrong(verdict, f"{said}; in the log: {ending}")
         elif ack.at < hold.ended_time:

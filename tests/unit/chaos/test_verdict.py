@@ -34,7 +34,7 @@ def new_item(number: int, client: str = ME) -> Raw:
 def history() -> History:
     """Shard 0: 0-1 submitted at 10 (entry 1), claimed at 11 (2), completed at 13 (4)."""
     turns = [Turn(1, 10.0, "queued"), Turn(2, 11.0, "claimed"), Turn(4, 13.0, "completed")]
-    hold = Hold(TOKEN, (2, 0), 11.0, "completed", (4, 0), 13.0)
+    hold = Hold(TOKEN, (2, 0), 11.0, "completed", (4, 0), 13.0, told=True, after="completed")
     life = Life(10.0, [hold], "completed", turns, new_item(1))
     return History({"0-1": life}, [], stamps={0: {1: 10.0, 2: 11.0, 3: 12.0, 4: 13.0}})
 
