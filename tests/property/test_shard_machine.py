@@ -445,8 +445,11 @@ class ShardMachine(RuleBasedStateMachine):
             # Forgotten, or of a claim that has ended since; carried out again never.
             event("repeated: " + refusal.code)
             ended = {"stale_token", "not_holder", "already_finished"}
-            assert refusal.code in ({"stale_token"} if known else {"too_old", *ended})
-            assert not known or isinstance(command.answer, Assignment)
+            self.allowed = {"stale_token"} if known else {"too_old", *ended}
+            if refusal.code not in self.allowed or (
+                known and not isinstance(command.answer, Assignment)
+            ):
+                raise AssertionError(f"repeated {command} was refused: {refusal}") from refusal
         else:
             event("repeated: " + type(answer).__name__)
             assert self.same(answer, command.answer), f"{answer} is not {command.answer}"
