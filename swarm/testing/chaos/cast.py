@@ -41,6 +41,11 @@ NODE_SETTINGS = {
     "LOG_REPLICAS": "3",
     "LEASE_S": "12",
     "HEARTBEAT_S": "1",
+    # Logs are compacted and purged about once a minute, ended items archived after some seconds.
+    "LOG_FLOOR_BYTES": "100000",
+    "CACHE_MAX_SIZE": "50",
+    "DEAD_RETENTION_S": "20",
+    "DEDUPE_WINDOW": "300",
 }
 
 #: As configs/nats/cluster.conf, which is not installed with the package (a test compares).

@@ -3,7 +3,8 @@
 It asks each NATS server through a connection of its own, so that what one server cannot
 tell any more, or not now, comes from another; whoever has the next entry first hands it on.
 A server whose connection is lost or that is too slow is dialled anew, by itself: a
-connection that wanders to another server would leave the first one unwatched.
+connection that wanders to another server would leave the first one unwatched.  What was
+purged before it could be read is taken from the appends as they were heard (`hearing`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import structlog
 
-from swarm.bus.base import Entry
+from swarm.bus.base import Entry, Message
 from swarm.bus.jetstream import JetStreamBus, connect
 from swarm.errors import BusError, LogMissing
 from swarm.hosting.logs import configure_logs
 from swarm.hosting.process import stop_on_signals, unless
 from swarm.subjects import Subjects
+from swarm.testing.chaos.hearing import Heard
 from swarm.testing.recorded import EntryLog
 
 log = structlog.get_logger()
@@ -41,6 +43,7 @@ class Copy:
     def __init__(self, directory: Path, shard: int, name: str) -> None:
         self.name = name
         self._files = EntryLog(directory, shard)
+        self.heard = Heard(name)
         #: Since when there seems to be a hole behind the last entry (loop time).
         self._hole_since: float | None = None
 
@@ -49,9 +52,16 @@ class Copy:
         """The entry that is wanted next."""
         return self._files.last + 1
 
+    def hear(self, message: Message) -> None:
+        """An append is on its way to the log."""
+        self.heard.note(message.data)
+
     def take(self, entries: list[Entry]) -> None:
         """Put on record what is new among these."""
         for entry in entries:
+            if entry.seq > self.next_seq:
+                for purged in self.heard.between(self.next_seq - 1, entry):
+                    self._files.take(purged)
             if entry.seq > self.next_seq and not self._is_hole(entry.seq):
                 return
             if entry.seq == self.next_seq:
@@ -81,6 +91,8 @@ async def watch(url: str, copies: list[Copy]) -> None:
             await asyncio.sleep(LOOK_S)
             continue
         try:
+            for copy in copies:
+                await bus.subscribe(copy.name, copy.hear)
             await _copy(bus, copies)
         except (BusError, TimeoutError) as error:
             log.info("dialled anew", server=url, error=str(error))

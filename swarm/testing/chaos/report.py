@@ -23,6 +23,8 @@ SHOWN_MAX = 20
 STANDSTILLS = 30
 #: A run with fewer completed items a second of faults has proven nothing.
 ITEMS_PER_S_MIN = 2.0
+#: From this length on logs must have been purged meanwhile.
+PURGED_FROM_S = 170.0
 #: And one in which fewer questions were answered than this part of the items.
 ANSWERS_MIN = 0.2
 
@@ -52,6 +54,8 @@ class Summary(Struct):
     #: Until everything had ended, after the last fault.
     calm_s: float
     verdict: Verdict
+    #: Entries that are in no log any more.
+    purged: int
     #: By kind of fault: how often to whom.
     faults: dict[str, dict[str, int]]
     #: Kinds that this machine cannot do, and why; "" if it can do all.
@@ -64,6 +68,8 @@ class Summary(Struct):
     standstills: list[Stood]
     #: Seconds until a server said that it was well again, the longest.
     server_well_s: float
+    #: How often a member began while it could not reach NATS, and was started again.
+    unreached: int
     surprises: list[str]
     #: Why the run proves nothing, if so.
     void: list[str]
@@ -90,7 +96,9 @@ class Summary(Struct):
             "dead": report.dead,
             "acknowledged": report.acknowledged,
             "given_up": self.verdict.given_up,
+            "cancelled": report.cancelled,
             "executions": report.executions,
+            "purged_entries": self.purged,
             "answers": self.verdict.answers,
             **violations(self.verdict),
             "faults": self.faults,
@@ -100,6 +108,7 @@ class Summary(Struct):
             "longest_by_fault": msgspec.to_builtins(self.longest),
             "standstills": msgspec.to_builtins(self.standstills),
             "server_well_after_s": round(self.server_well_s, 1),
+            "members_that_could_not_reach_nats": self.unreached,
             "surprises": self.surprises,
             "void": self.void,
             "findings": self.verdict.findings,
@@ -143,6 +152,7 @@ def summarize(
         minutes=(traces.faults_to - traces.faults_from) / 60,
         calm_s=traces.calm_s,
         verdict=verdict,
+        purged=traces.purged,
         faults=faults,
         left_out=left_out,
         longest=dict(found),
@@ -152,6 +162,7 @@ def summarize(
         ),
         standstills=_standstills(stills, windows, traces.faults_from),
         server_well_s=max((one.well_after_s for one in traces.done), default=0.0),
+        unreached=traces.unreached,
         surprises=list(traces.surprises),
         void=list(traces.void),
     )
@@ -189,6 +200,8 @@ def proven_nothing(summary: Summary, traces: Traces) -> list[str]:
     if summary.verdict.answers < ANSWERS_MIN * report.submitted:
         why.append(f"too few answers: {summary.verdict.answers} for {report.submitted} items")
     wanted = wanted_kinds(links=not summary.left_out) | {fault.label for fault in traces.plan}
+    if seconds > PURGED_FROM_S and not traces.purged:
+        why.append("no log was purged")
     missing = sorted(wanted - set(summary.faults))
     return why + [f"a kind of fault never happened: {kind}" for kind in missing]
 
@@ -244,6 +257,7 @@ def _figures(summary: Summary) -> Table:
         ("dead (meant to fail)", f"{report.dead:,}"),
         ("executions", f"{report.executions:,}"),
         ("answers checked", f"{verdict.answers:,}"),
+        ("log entries purged", f"{summary.purged:,}"),
         ("faults", f"{sum(sum(whom.values()) for whom in summary.faults.values()):,}"),
         ("everything ended after the last fault", f"{summary.calm_s:.1f} s"),
         ("something waited for a core", _part(summary.busyness.pressure)),

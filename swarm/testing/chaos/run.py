@@ -34,6 +34,8 @@ CALM_S = 90.0
 #: The recorder must have arrived at the end of the logs within this time.
 RECORDED_S = 15.0
 LOOK_S = 0.2
+#: What a member says that gives up because of that; it is started again, as by any supervisor.
+UNREACHED = "no connection to NATS"
 PAGE = 256
 
 
@@ -57,12 +59,16 @@ class Traces:
     done: list[Done] = field(default_factory=list)
     #: What went wrong that no fault explains; each fails the run.
     surprises: list[str] = field(default_factory=list)
+    #: How often a member began while it could not reach NATS, and gave up.
+    unreached: int = 0
     #: What makes the run worthless, whatever else it shows.
     void: list[str] = field(default_factory=list)
     #: Wall clock.
     faults_from: float = 0.0
     faults_to: float = 0.0
     busyness: Busyness = field(default_factory=Busyness)
+    #: Entries that are in no log any more, as they were purged.
+    purged: int = 0
     #: From the last fault's end until all clients knew everything.
     calm_s: float = 0.0
 
@@ -82,15 +88,20 @@ class Chaos:
             else draw(rng, CAST, plan.seconds, links=links)
         )
         self.traces = Traces(faults)
-        self._company = Company(
-            plan.directory, self._network, plan.seed, self.traces.surprises.append
-        )
+        self._company = Company(plan.directory, self._network, plan.seed, self._surprised)
         self._subjects = Subjects(PREFIX)
 
     @property
     def links(self) -> bool:
         """Whether links can be cut."""
         return self._network.links
+
+    def _surprised(self, what: str) -> None:
+        """A member has ended, and nobody here has caused it."""
+        if UNREACHED in what:
+            self.traces.unreached += 1
+        else:
+            self.traces.surprises.append(what)
 
     async def run(self) -> Traces:
         """Do it all; raises a `SwarmError` if it could not even begin."""
@@ -183,14 +194,17 @@ class Chaos:
 
     async def _behind(self, bus: Bus, recorded: RecordedLogs) -> str:
         """Which log has entries that are not on record; "" for none."""
+        purged = 0
         for shard in range(CAST.shards):
             name = self._subjects.log(shard)
             try:
-                end = (await bus.log_info(name)).last_seq
+                info = await bus.log_info(name)
             except BusError as error:
                 return str(error)
-            if end > recorded.last(name):
-                return f"{name} ends at {end}, recorded: {recorded.last(name)}"
+            if info.last_seq > recorded.last(name):
+                return f"{name} ends at {info.last_seq}, recorded: {recorded.last(name)}"
+            purged += info.first_seq - 1
+        self.traces.purged = purged
         return ""
 
     async def _compare(self, bus: Bus, recorded: RecordedLogs) -> None:

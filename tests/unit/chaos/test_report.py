@@ -109,6 +109,15 @@ def test_a_run_that_proves_nothing_fails() -> None:
     assert "too few answers" in silent
 
 
+def test_a_long_run_in_which_no_log_was_purged_fails() -> None:
+    of = traces()
+    of.faults_to = START + 3 * MINUTE
+    judged = verdict(completed=1000, submitted=1000, answers=1000)
+    assert summary(of, judged).void == ["no log was purged"]
+    of.purged = 1
+    assert summary(of, judged).void == []
+
+
 @pytest.mark.parametrize("kind", sorted(wanted_kinds(links=True)))
 def test_a_run_without_a_wanted_kind_of_fault_fails(kind: str) -> None:
     of = traces()
