@@ -67,8 +67,8 @@ async def test_clients_are_told_nothing_stale_by_an_owner_that_was_stopped(
         records.close()
         await run.results()
         report, _ = await run.verdict(swarm)
-    assert report.ok, report.findings
     assert check_replies(*logs) == []
+    assert report.ok, report.findings
     assert readings(*logs) > 200
     # Both woke up as owners that were none any more.
     for victim in THREE[:2]:
