@@ -61,6 +61,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     beat_s: float = 0.25
     #: After this silence a coordinator is taken for dead.
     missed_s: float = 1.2
+    #: Coordinators that follow the log of each shard, so as to take it over without a replay.
+    standbys: int = 1
+    #: How long a coordinator that is told to stop may hand over its shards and sessions.
+    drain_s: float = 8.0
     #: One step of priority is worth this much waiting.
     ageing_s: float = 60.0
     #: How long the answer to a command is remembered, so that a retry gets the same.
@@ -144,6 +148,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),
     Setting("beat_s", "BEAT_S", Seconds(0.05, 60)),
     Setting("missed_s", "MISSED_S", Seconds(0.1, 600)),
+    Setting("standbys", "STANDBYS", Whole(0, 16)),
+    Setting("drain_s", "DRAIN_S", Seconds(0, 3600)),
     Setting("ageing_s", "AGEING_S", Seconds(0.1, 52 * _WEEK_S)),
     Setting("dedupe_window_s", "DEDUPE_WINDOW", Seconds(60, 52 * _WEEK_S)),
     Setting("dedupe_count", "DEDUPE_COUNT", Whole(1000, 100_000_000)),

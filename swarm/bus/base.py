@@ -206,7 +206,7 @@ class Bus(Protocol):
         ...
 
     async def server_time(self) -> float:
-        """The server's clock, seconds since the epoch."""
+        """The server's clock, seconds since the epoch; raises `StateMissing`, `BusTimeout`."""
         ...
 
     # --- records: what is kept by key ---
@@ -245,14 +245,23 @@ class Bus(Protocol):
 
     # --- a small shared state, readable by every client ---
 
+    async def open_state(self) -> None:
+        """Make the shared state of a new swarm; no change when it is there.
+
+        For the start of a node; nothing else makes it.  Raises `StateMissing` when it is
+        gone although the swarm has logs: then somebody has deleted it.
+        """
+        ...
+
     async def state_get(self, key: str) -> bytes | None:
-        """The value under `key`, or None."""
+        """The value under `key`, or None; raises `StateMissing`, `BusTimeout`."""
         ...
 
     async def state_create(self, key: str, value: bytes) -> bool:
         """Store `value` if `key` is unset; returns whether it was.
 
-        Raises `StorageFull`, `BusTimeout` (it may have been stored), `BusUnavailable`.
+        Raises `StateMissing`, `StorageFull`, `BusTimeout` (it may have been stored),
+        `BusUnavailable`.
         """
         ...
 

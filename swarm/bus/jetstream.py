@@ -236,6 +236,10 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.server_time`; raises `BusTimeout`, `BusUnavailable`."""
         return await self._state.server_time()
 
+    async def open_state(self) -> None:
+        """See `Bus.open_state`; raises `BusTimeout`, `BusUnavailable`."""
+        await self._state.open()
+
     async def state_get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `BusTimeout`, `BusUnavailable`."""
         return await self._state.get(key)

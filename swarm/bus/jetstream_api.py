@@ -112,6 +112,8 @@ class Reply(msgspec.Struct):
 
     error: ApiError | None = None
     ts: str = ""
+    #: How many there are of what was asked for.
+    total: int = 0
     message: StoredMessage | None = None
     state: StreamState | None = None
     config: dict[str, Any] | None = None

@@ -25,6 +25,8 @@ from swarm.errors import BusTimeout, BusUnavailable, LogMissing, NoResponders, O
 
 #: Between two tries of something that the server cannot do yet.
 TRY_AGAIN_S: Final = 0.1
+#: How long a sender that met nobody waits to be told whether there is a stream at all.
+EXISTS_S: Final = 0.5
 
 _decode_stored = msgspec.json.Decoder(Stored).decode
 _decode_reply = msgspec.json.Decoder(Reply).decode
@@ -116,7 +118,8 @@ class JetStreamLink(NatsLink):
             check_responders(message, subject)
         except NoResponders:
             # No such stream, or one without a leader at the moment: its subject has no ears.
-            if not await self.exists(log, stream, timeout_s):
+            # In the latter case nobody answers this question either.
+            if not await self.exists(log, stream, min(timeout_s, EXISTS_S)):
                 raise LogMissing(f"{log}: no such log") from None
             raise OutcomeUnknown(f"{what}: the log has no leader at the moment") from None
         raise OutcomeUnknown(f"{what}: cannot make sense of the answer {message.data[:80]!r}")

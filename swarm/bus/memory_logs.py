@@ -34,13 +34,18 @@ class MemoryLog:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.followers: list[Wakes] = []
+        #: What the entries may take (0: no limit of its own).
+        self.bytes_max = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Be as new."""
         self.first_seq = 1
         #: The entry with sequence n is at n - `first_seq`.
         self.entries: list[Entry] = []
-        self.followers: list[Wakes] = []
-        #: What the entries take, and may take (0: no limit of its own).
+        #: What the entries take.
         self.bytes = 0
-        self.bytes_max = 0
         #: The last sequence at the latest purge: every replica that has heard of that purge
         #: has all entries up to here.
         self.purged_at = 0
@@ -81,12 +86,27 @@ class Logs:
         self._wall = wall
         self._disk = disk
         self._logs: dict[str, MemoryLog] = {}
+        self._deleted: dict[str, MemoryLog] = {}
 
     def create(self, log: str, max_bytes: int) -> None:
         """Make the log unless it exists."""
         if log not in self._logs:
-            self._logs[log] = MemoryLog(log)
-            self._logs[log].bytes_max = max_bytes
+            # Who followed a log that was deleted follows its successor.
+            before = self._deleted.pop(log) if log in self._deleted else None
+            target = self._logs[log] = before if before is not None else MemoryLog(log)
+            target.bytes_max = max_bytes
+
+    def delete(self, log: str) -> None:
+        """Forget the log, as if it had never been; raises `LogMissing`."""
+        target = self._deleted[log] = self.get(log)
+        del self._logs[log]
+        self._disk.give(target.bytes)
+        target.clear()
+        self._wire.note("deleted", "", log)
+
+    def names(self) -> list[str]:
+        """Of all logs."""
+        return sorted(self._logs)
 
     def get(self, log: str) -> MemoryLog:
         """The log; raises `LogMissing`."""

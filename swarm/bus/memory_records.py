@@ -35,6 +35,12 @@ class Records:
         """Make the store unless it exists; either way its records live for `max_age_s`."""
         self._stores.setdefault(name, _Store()).max_age_s = max_age_s or inf
 
+    def delete(self, name: str) -> None:
+        """Forget the store; raises `LogMissing`."""
+        for records in self._get(name).by_key.values():
+            self._disk.give(sum(_size(data) for _, data in records))
+        del self._stores[name]
+
     def put(self, name: str, key: str, data: bytes, node: str) -> None:
         """Keep one more record under `key`; raises `LogMissing`, `StorageFull`."""
         kept = self._kept(name, key)

@@ -1,27 +1,45 @@
 """Answers given, remembered so that a repeated command gets the first one's answer.
 
-Ids are kept by the log entry that brought them: they are forgotten together, and stated
-again together when the log is compacted, so an id costs two places in lists and one in
-a dict.
+Ids that came in one log entry are a group: they are forgotten together, and stated again
+together when the log is compacted, so an id costs a place in a list and one in a dict.
+
+A group's *age* is where it was first stated.  Whoever begins to read in the middle of the
+log learns the ages of older groups with what is stated again, so that all forget the same
+groups first: a reader may remember more than the owner, never less.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 Answer = TypeVar("Answer")
 
+#: Most ids of a group: so many must fit into an entry beside what else there is.
+GROUP_MAX = 256
+#: Bits of an age that count the groups of one entry.
+PART_BITS = 16
+
 
 class _Group(Struct, gc=False):
     """Ids that were remembered at one time, and where in the log they were last stated."""
 
     at: float
+    age: int
     seq: int
     ids: list[str]
+
+
+class Group(Struct, Generic[Answer], frozen=True):
+    """What is to be stated again of a group."""
+
+    at: float
+    age: int
+    answers: list[tuple[str, Answer]]
 
 
 class DedupeWindow(Generic[Answer]):
@@ -41,10 +59,11 @@ class DedupeWindow(Generic[Answer]):
         self._count = count
         self._order = order
         self._answers: dict[str, Answer] = {}
-        #: By time: what to forget first.
-        self._by_age: deque[_Group] = deque()
-        #: By place in the log: what to state again first.
-        self._trail: deque[_Group] = deque()
+        #: By age, in the order of the latest statements: what to state again first.
+        self._groups: OrderedDict[int, _Group] = OrderedDict()
+        #: A heap of ages, some of groups that are gone: what to forget first.
+        self._ages: list[int] = []
+        self._latest = _Group(0.0, -1, -1, [])
         self.horizon = -1
 
     def __len__(self) -> int:
@@ -67,78 +86,66 @@ class DedupeWindow(Generic[Answer]):
         if id_ in self._answers:
             self._discard(id_)
         self._answers[id_] = answer
-        last = self._by_age[-1] if self._by_age else None
-        if last is not None and last.at == now and last.seq == seq and last is self._trail[-1]:
-            last.ids.append(id_)
-        else:
-            group = _Group(now, seq, [id_])
-            self._by_age.append(group)
-            self._trail.append(group)
+        latest, age = self._latest, seq << PART_BITS
+        if latest.age >= age:
+            if len(latest.ids) < GROUP_MAX and latest.age in self._groups:
+                latest.ids.append(id_)
+                return
+            age = latest.age + 1
+        self._latest = _Group(now, age, seq, [id_])
+        self._add(self._latest)
         self.forget(now)
 
     def forget(self, now: float) -> None:
-        """Drop what is older than the window or over the count, whole entries at once."""
-        groups = self._by_age
+        """Drop what is older than the window or over the count, whole groups at once."""
+        groups, ages = self._groups, self._ages
         while groups:
-            oldest = groups[0]
-            # The latest command stays, whatever the count.
+            oldest = groups.get(ages[0])
+            if oldest is None:
+                heappop(ages)
+                continue
+            # The latest group stays, whatever the count.
             over = len(self._answers) > self._count and len(groups) > 1
             if not over and oldest.at >= now - self._window_s:
                 return
-            groups.popleft()
+            heappop(ages)
+            del groups[oldest.age]
             for id_ in oldest.ids:
-                if self._answers.pop(id_, None) is not None:
-                    self.horizon = max(self.horizon, self._order(id_))
+                del self._answers[id_]
+                self.horizon = max(self.horizon, self._order(id_))
+
+    def _add(self, group: _Group) -> None:
+        self._groups[group.age] = group
+        heappush(self._ages, group.age)
 
     def _discard(self, id_: str) -> None:
-        for group in self._by_age:
-            if id_ in group.ids:
-                group.ids.remove(id_)
-                break
+        """Forget one id without a trace: it is about to be remembered anew."""
         del self._answers[id_]
+        group = next(group for group in self._groups.values() if id_ in group.ids)
+        group.ids.remove(id_)
+        if not group.ids and group is not self._latest:
+            del self._groups[group.age]
 
     # --- compaction ----------------------------------------------------------------
 
     def oldest_seq(self) -> int | None:
         """No entry before this one is needed for what is remembered; None: none is."""
-        trail, answers = self._trail, self._answers
-        while trail:
-            group = trail[0]
-            if any(id_ in answers for id_ in group.ids):
-                return group.seq
-            trail.popleft()
-        return None
+        return next(iter(self._groups.values())).seq if self._groups else None
 
-    def oldest(self, count_max: int) -> tuple[float, list[tuple[str, Answer]]]:
-        """When they were remembered, and up to `count_max` of the ids stated longest ago."""
-        if self.oldest_seq() is None:
-            return 0.0, []
-        group = self._trail[0]
-        known = [id_ for id_ in group.ids if id_ in self._answers]
-        return group.at, [(id_, self._answers[id_]) for id_ in known[:count_max]]
+    def oldest(self) -> Group[Answer]:
+        """The group that was stated longest ago; there must be one."""
+        group = next(iter(self._groups.values()))
+        answers = self._answers
+        return Group(group.at, group.age, [(id_, answers[id_]) for id_ in group.ids])
 
-    def restate(self, ids: list[tuple[str, Answer]], at: float, seq: int) -> None:
-        """Entry `seq` states these again, which were remembered at `at`."""
-        fresh: list[str] = []
-        for id_, answer in ids:
-            if id_ not in self._answers:
-                self._answers[id_] = answer
-                fresh.append(id_)
+    def restate(self, stated: Group[Answer], seq: int) -> None:
+        """Entry `seq` states this group again."""
+        known = self._groups.get(stated.age)
+        if known is not None:
+            known.seq = seq
+            self._groups.move_to_end(stated.age)
+            return
+        fresh = {id_: answer for id_, answer in stated.answers if id_ not in self._answers}
         if fresh:
-            self._insert(_Group(at, seq, fresh))
-        if self._trail and self._trail[0].at == at:
-            stated = {id_: None for id_, _ in ids}
-            left = [id_ for id_ in self._trail[0].ids if id_ not in stated]
-            head = self._trail.popleft()
-            if left:
-                # A group of its own: the ids' age does not change.
-                self._trail.appendleft(_Group(head.at, head.seq, left))
-        self._trail.append(_Group(at, seq, [id_ for id_, _ in ids]))
-
-    def _insert(self, group: _Group) -> None:
-        """Into the order of ages; what is stated again is older than what came since."""
-        younger: list[_Group] = []
-        while self._by_age and self._by_age[-1].at > group.at:
-            younger.append(self._by_age.pop())
-        self._by_age.append(group)
-        self._by_age.extend(reversed(younger))
+            self._answers.update(fresh)
+            self._add(_Group(stated.at, stated.age, seq, list(fresh)))

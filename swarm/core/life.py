@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from swarm.core.texts import cut_text
-from swarm.core.work import RANK, make_token, read_spec, story_of, unresolved, untold, weight
+from swarm.core.work import (
+    RANK,
+    deadline_of,
+    make_token,
+    read_spec,
+    story_of,
+    unresolved,
+    untold,
+)
 from swarm.messages import (
     HISTORY_MAX,
     NULL,
@@ -71,7 +79,7 @@ def _progressed(shard: Shard, item: Item, event: Progressed) -> None:
     hold = item.hold
     assert hold is not None, "only a held item makes progress"
     hold.percent, hold.note = event.percent, event.note
-    _keep_checkpoint(shard, item, event.checkpoint)
+    _keep_checkpoint(item, event.checkpoint)
     shard.remember(event.command_id, Taken(event.n, hold.fence, "progress"))
 
 
@@ -79,9 +87,7 @@ def _completed(shard: Shard, item: Item, event: Completed) -> None:
     hold = shard.let_go(item, event.fence)
     if item.story is not None and item.story.checkpoint != NULL:
         # Nobody goes on with it any more.
-        before = weight(item)
         item.story.checkpoint = NULL
-        shard.live_bytes += weight(item) - before
     _end(shard, item, End("completed", shard.now, hold, result=event.result.copy()))
 
 
@@ -111,7 +117,7 @@ def _released(shard: Shard, item: Item, event: Released) -> None:
         _keep_attempt(shard, item, hold, _ENDS[event.cause], event.reason)
     else:
         item.attempt -= 1
-    _keep_checkpoint(shard, item, event.checkpoint)
+    _keep_checkpoint(item, event.checkpoint)
     shard.schedule(item, 0.0)
     shard.remember(event.command_id, Taken(event.n, event.fence, "release"))
 
@@ -119,22 +125,18 @@ def _released(shard: Shard, item: Item, event: Released) -> None:
 def _waited(shard: Shard, item: Item, event: Waited) -> None:
     shard.let_go(item, event.fence)
     item.attempt -= 1
-    _keep_checkpoint(shard, item, event.checkpoint)
-    before = weight(item)
+    _keep_checkpoint(item, event.checkpoint)
     story = story_of(item)
     story.waits += 1
     story.answer, story.answered_by = NULL, ""
-    shard.live_bytes += weight(item) - before
     shard.pause(item, Pause("waiting", event.until, event.what.copy(), shard.now, event.on_expiry))
     shard.remember(event.command_id, Taken(event.n, event.fence, "wait"))
 
 
 def _answered(shard: Shard, item: Item, event: Answered) -> None:
     assert item.status == "waiting", f"item {event.n} waits for nothing"
-    before = weight(item)
     story = story_of(item)
     story.answer, story.answered_by = event.answer.copy(), event.by
-    shard.live_bytes += weight(item) - before
     shard.resume(item)
     shard.remember(event.command_id, Taken(event.n, story.waits, "answer"))
 
@@ -158,18 +160,19 @@ def _prioritized(shard: Shard, item: Item, event: Prioritized) -> None:
 
 def _replayed(shard: Shard, item: Item, event: Replayed) -> None:
     end = item.end
-    if end is None:
+    if item.pause is not None:
         shard.resume(item)
-    else:
+    elif end is not None:
         assert end.status == "dead", f"item {event.n} is {end.status}: that is final"
-        shard.live_bytes -= weight(item)
         item.end = None
         item.attempt = 0
         story = story_of(item)
         story.deaths = 0
         story.replays += 1
-        story.replayed_by = event.by
-        shard.live_bytes += weight(item)
+        story.replayed_by, story.replayed_at = event.by, shard.now
+        deadline = deadline_of(item)
+        if deadline:
+            shard.timers.add(deadline, item.number)
         shard.ended["dead"] -= 1
         shard.untold.pop(item.number, None)
         shard.lanes.add(item)
@@ -194,10 +197,8 @@ def _told(shard: Shard, item: Item, event: Told) -> None:
 
 
 def _resolved(shard: Shard, item: Item, event: Resolved) -> None:
-    before = weight(item)
     known = Dependency(event.status, event.result.copy(), event.omitted)
     story_of(item).depends[event.on] = known
-    shard.live_bytes += weight(item) - before
     if item.status == "blocked" and not unresolved(item):
         del shard.blocked[item.number]
         shard.schedule(item, read_spec(item.spec).not_before)
@@ -217,11 +218,9 @@ def _leave(shard: Shard, item: Item, fence: int) -> Hold | None:
 
 
 def _end(shard: Shard, item: Item, end: End) -> None:
-    before = weight(item)
     item.end = end
     if item.story is not None:
         item.story.ask = None
-    shard.live_bytes += weight(item) - before
     shard.ended[end.status] += 1
     shard.index_end(item)
 
@@ -235,12 +234,10 @@ def _keep_attempt(shard: Shard, item: Item, hold: Hold, how: AttemptEnd, error: 
         story.deaths += 1
 
 
-def _keep_checkpoint(shard: Shard, item: Item, checkpoint: Raw) -> None:
+def _keep_checkpoint(item: Item, checkpoint: Raw) -> None:
     if checkpoint == NULL:
         return
-    before = weight(item)
     story_of(item).checkpoint = checkpoint.copy()
-    shard.live_bytes += weight(item) - before
 
 
 #: How each event changes the item that it is about.

@@ -6,7 +6,7 @@ from swarm.core.checks import stored_bytes
 from swarm.core.shard import Shard
 from swarm.core.work import view, weight
 from swarm.errors import BadInput, NotInMemory, Refusal
-from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats, WorkItem
+from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats
 from swarm.subjects import parse_item_id
 
 #: What an item takes in a page besides its own texts.
@@ -32,13 +32,6 @@ def find(shard: Shard, work_item_id: str) -> Item:
     if found is None:
         raise Refusal("unknown_item", f"there is no work item {work_item_id}")
     return found
-
-
-def item(shard: Shard, number: int) -> WorkItem:
-    """The item for readers; the sequence as of which it is true is set when sent."""
-    found = shard.items.get(number) or shard.thawed.get(number)
-    assert found is not None, f"item {number} was there a moment ago"
-    return view(found, shard.number, 0)
 
 
 def check_query(query: List) -> None:

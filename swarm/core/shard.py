@@ -144,8 +144,9 @@ class Shard:
         number: int = getattr(event, "n")  # noqa: B009 - events of items have it
         item = self.items.get(number)
         if item is not None:
-            before = item.status
+            weighed, before = weight(item), item.status
             life(self, item, event)
+            self.live_bytes += weight(item) - weighed
             if item.status != before:
                 self.tally.moved(number, before, item.status)
             return
@@ -164,7 +165,9 @@ class Shard:
             number += 1
         self.submitted += number - event.first
         self.next_number = number
-        accepted = Accepted(event.first, len(event.items), event.indexes, event.known)
+        accepted = Accepted(
+            event.first, len(event.items), event.indexes, event.known, event.clashes
+        )
         self.remember(event.command_id, accepted)
 
     def _add_new(self, number: int, raw: Raw, spec: Spec) -> None:
@@ -187,12 +190,13 @@ class Shard:
     def _due(self, event: Due) -> None:
         for number in event.n:
             item = self.items.get(number)
-            if item is not None:
-                before = item.status
-                self.resume(item)
-                self.tally.moved(number, before, item.status)
-            else:
+            if item is None:
                 assert not self.complete, f"item {number} is due, and there is none"
+                continue
+            weighed, before = weight(item), item.status
+            self.resume(item)
+            self.live_bytes += weight(item) - weighed
+            self.tally.moved(number, before, item.status)
 
     # --- steps that events are made of ---------------------------------------------
 
@@ -333,12 +337,14 @@ class Shard:
         """Assert every invariant; for tests and the simulation: O(items)."""
         assert self.conservation() == 0, "conservation"
         queued = sorted(self.lanes)
-        assert queued == sorted(n for n, item in self.items.items() if item.status == "queued")
+        found = sorted(n for n, item in self.items.items() if item.status == "queued")
+        assert queued == found, "lanes"
         by_type: dict[str, int] = dict.fromkeys(self.lanes.ready, 0)
         for number in queued:
             by_type[self.items[number].work_type] += 1
         assert by_type == self.lanes.ready, "ready counts"
         held = {number: hold.fence for number, hold in self.holds()}
+        finished = {status: set(numbers) for status, numbers in self.finished.items()}
         for number, item in self.items.items():
             states = (item.hold, item.end, item.pause)
             assert sum(state is not None for state in states) <= 1, "two states at once"
@@ -348,7 +354,7 @@ class Shard:
             assert (number in self.blocked) == blocked, "index of blocked items"
             assert bool(unresolved(item)) or not blocked, "blocked by nothing"
             assert (number in self.untold) == bool(untold(item)), "index of untold dependents"
-            assert item.end is None or number in self.finished[item.end.status], "ended items"
+            assert item.end is None or number in finished[item.end.status], "ended items"
         stated = [item.seq for item in self.trail]
         assert len(stated) == len(self.items), "every item is on the trail, once"
         assert stated == sorted(stated), "the trail is in the order of the log"

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw, Struct
 
+from swarm.core.dedupe import Group
 from swarm.core.life import LIFE, REMEMBERED
-from swarm.core.work import read_spec, weight
+from swarm.core.work import deadline_of
 from swarm.messages import (
     ENDED,
     Archived,
@@ -44,9 +45,8 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _item_decoder = msgspec.json.Decoder(Item)
 
-#: Bytes of a remembered answer in the log, roughly, and most of them in one event.
-ANSWER_BYTES = 80
-ANSWERS_MAX = 500
+#: Besides the item, of an item that is stated again.
+STATED_BYTES = 20
 #: What a log may be longer than it must be while storage is short.
 PRESSED_FLOOR = 65_536
 
@@ -113,7 +113,7 @@ def _take_in(shard: Shard, item: Item) -> None:
         return
     if item.story is not None and item.story.ask is not None:
         shard.timers.add(item.story.ask.until, item.number)
-    deadline = read_spec(item.spec).deadline
+    deadline = deadline_of(item)
     if deadline:
         shard.timers.add(deadline, item.number)
 
@@ -121,9 +121,9 @@ def _take_in(shard: Shard, item: Item) -> None:
 def remembered(shard: Shard, event: Remembered) -> None:
     """Answers are stated again."""
     if event.commands:
-        shard.commands.restate(event.commands, event.at, shard.seq)
+        shard.commands.restate(Group(event.at, event.age, event.commands), shard.seq)
     if event.keys:
-        shard.keys.restate(event.keys, event.at, shard.seq)
+        shard.keys.restate(Group(event.at, event.age, event.keys), shard.seq)
 
 
 def marked(shard: Shard, event: Marked) -> None:
@@ -159,27 +159,28 @@ def compact(shard: Shard, out: Batch, wanted: int, bytes_max: int) -> int:
     or later, is touched: a log that is all live is not copied round and round.
     """
     assert out.shard is shard, "a batch is one shard's"
-    used = _restate_answers(shard, out, min(wanted, bytes_max) // 2)
+    used = _restate_answers(shard, out, wanted // 2, bytes_max)
     numbers: list[int] = []
     items: list[Raw] = []
     shard.trail.oldest_seq()  # drops what has gone, so that it is not looked at again
     for item in shard.trail:
-        size = weight(item)
-        if item.seq >= shard.seq - 1 or used >= wanted or used + size > bytes_max:
+        if item.seq >= shard.seq - 1 or used >= wanted:
             break
         raw = Raw(_encode(item))
+        size = len(memoryview(raw)) + STATED_BYTES
+        if used + size > bytes_max:
+            break
         numbers.append(item.number)
         items.append(raw)
-        used += max(size, len(memoryview(raw)))
+        used += size
     if numbers:
         out.add(Copied(numbers, items))
     return used
 
 
-def _restate_answers(shard: Shard, out: Batch, bytes_max: int) -> int:
+def _restate_answers(shard: Shard, out: Batch, wanted: int, bytes_max: int) -> int:
     used = 0
-    while used < bytes_max:
-        count = min(ANSWERS_MAX, 1 + (bytes_max - used) // ANSWER_BYTES)
+    while used < wanted:
         commands, keys = shard.commands.oldest_seq(), shard.keys.oldest_seq()
         first = min(seq for seq in (commands, keys, shard.seq) if seq is not None)
         items = shard.trail.oldest_seq()
@@ -187,18 +188,17 @@ def _restate_answers(shard: Shard, out: Batch, bytes_max: int) -> int:
         if first >= shard.seq - 1 or (items is not None and items < first):
             break
         if first == commands:
-            at, ids = shard.commands.oldest(count)
-            out.add(Remembered(at, commands=ids))
-            used += sum(ANSWER_BYTES + 8 * len(_numbers(answer)) for _, answer in ids)
+            known = shard.commands.oldest()
+            event = Remembered(known.at, known.age, commands=known.answers)
         else:
-            at, known = shard.keys.oldest(count)
-            out.add(Remembered(at, keys=known))
-            used += sum(ANSWER_BYTES + len(key) for key, _ in known)
+            keyed = shard.keys.oldest()
+            event = Remembered(keyed.at, keyed.age, keys=keyed.answers)
+        size = len(_encode(event))
+        if used + size > bytes_max:
+            break
+        out.add(event)
+        used += size
     return used
-
-
-def _numbers(answer: object) -> list[object]:
-    return [*getattr(answer, "indexes", ()), *getattr(answer, "known", ())]
 
 
 def mark(shard: Shard, out: Batch) -> int:

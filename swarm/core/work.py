@@ -40,6 +40,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: Of an item's state, without its texts.
 ITEM_BYTES = 300
+#: Of one dependency or dependent, or of one earlier attempt without its error.
+EDGE_BYTES = 30
 
 RANK: dict[Priority, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
@@ -74,6 +76,16 @@ def story_of(item: Item) -> Story:
         # Containers of its own: defaults are shared by nobody, but say so.
         item.story = Story(history=[], depends={}, dependents={})
     return item.story
+
+
+def deadline_of(item: Item) -> float:
+    """When the item must have completed; 0 if it has all the time.
+
+    One that was brought back from the dead after its deadline is wanted all the same.
+    """
+    deadline = read_spec(item.spec).deadline
+    replayed_at = item.story.replayed_at if item.story is not None else 0.0
+    return deadline if deadline > replayed_at else 0.0
 
 
 def unresolved(item: Item) -> list[str]:
@@ -181,9 +193,15 @@ def weight(item: Item) -> int:
     size = ITEM_BYTES + len(memoryview(item.spec))
     if item.end is not None:
         size += len(memoryview(item.end.result)) + len(item.end.error)
+    if item.pause is not None and item.pause.status == "waiting":
+        size += len(memoryview(item.pause.what))
     if item.story is not None:
-        story = item.story
-        # Without the four bytes of a null: a story may come and change nothing.
-        size += len(memoryview(story.checkpoint)) + len(memoryview(story.answer)) - 8
-        size += sum(len(memoryview(known.result)) for known in story.depends.values())
+        size += _story_weight(item.story)
     return size
+
+
+def _story_weight(story: Story) -> int:
+    size = len(memoryview(story.checkpoint)) + len(memoryview(story.answer))
+    size += sum(EDGE_BYTES + len(memoryview(known.result)) for known in story.depends.values())
+    size += sum(EDGE_BYTES + len(attempt.error) for attempt in story.history)
+    return size + EDGE_BYTES * len(story.dependents)

@@ -23,7 +23,7 @@ from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
-from swarm.errors import BadConfig, BadInput, BusError
+from swarm.errors import BadConfig, BadInput, BusError, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
 from swarm.runtime import Runtime
@@ -110,6 +110,11 @@ class Node:
             await self.coordinator.start()
         log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http_url)
 
+    async def drain(self) -> None:
+        """Hand over what others can take over, for as long as the settings allow."""
+        if self.coordinator is not None:
+            await self.coordinator.drain(self.plan.settings.drain_s)
+
     async def stop(self) -> None:
         """Stop the roles, say so, disconnect; safe to call twice."""
         http, self._http = self._http, None
@@ -150,8 +155,11 @@ class Node:
                         storage_max=settings.storage_max_bytes,
                         store_dir=plan.store_dir,
                     )
+                await self._bus.open_state()
                 self._map = await shard_map.agree(self._bus, settings)
                 return
+            except StateMissing:
+                raise  # waiting brings nothing back
             except BusError as error:
                 if time.monotonic() >= give_up_at:
                     raise
@@ -261,14 +269,24 @@ class Node:
 
 
 async def serve(node: Node, with_stdin: bool = False) -> None:
-    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends."""
-    stop = asyncio.Event()
+    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends.
+
+    After a signal it hands over what it has.  When stdin ends it does not: whoever started
+    it is gone, and NATS may be, too.
+    """
+    stop, orphaned = asyncio.Event(), asyncio.Event()
     stop_on_signals(stop)
+
+    def orphan() -> None:
+        orphaned.set()
+        stop.set()
+
     if with_stdin:
-        stop_with_stdin(stop.set)
+        stop_with_stdin(orphan)
     try:
         if await unless(stop, node.start()):
             await stop.wait()
+            await unless(orphaned, node.drain())
     finally:
         async with asyncio.timeout(STOP_S):
             await node.stop()

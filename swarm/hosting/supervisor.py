@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 #: How long agents may take to hand back or finish what they hold.
 AGENT_GRACE_S = 15.0
+#: How long coordinators may take besides handing over to those that are not ours.
 COORDINATOR_GRACE_S = 5.0
 #: A swarm that is not ready after this time will not be.
 READY_S = 30.0
@@ -122,7 +123,8 @@ class Supervisor:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
         await asyncio.gather(*(agent.stop(AGENT_GRACE_S) for agent in self.agents))
-        await asyncio.gather(*(child.stop(COORDINATOR_GRACE_S) for child in self.coordinators))
+        grace_s = self.plan.settings.drain_s + COORDINATOR_GRACE_S
+        await asyncio.gather(*(child.stop(grace_s) for child in self.coordinators))
         if self._node is not None:
             await self._node.stop()
         server, self._server = self._server, None

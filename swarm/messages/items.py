@@ -137,7 +137,8 @@ class Prioritize(Struct, omit_defaults=True):
 class Retry(Struct, omit_defaults=True):
     """``<p>.shard.<n>.retry.<sender>``: queue a dead, scheduled or blocked item now.
 
-    A dead one gets all its attempts anew and keeps its history.
+    A dead one gets all its attempts anew and keeps its history; a deadline that has passed
+    counts no more.  One that is queued or claimed stays so.
     """
 
     command_id: str

@@ -27,6 +27,8 @@ class Submitted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="sub
     indexes: list[int] = []
     #: Items that existed already, under their idempotency key: (index, number).
     known: list[tuple[int, int]] = []
+    #: Indexes of those of them that have other content.
+    clashes: list[int] = []
 
 
 class Claimed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="claimed"):
@@ -155,7 +157,7 @@ class Prioritized(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="p
 
 
 class Replayed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="replayed"):
-    """Item `n` was dead, or scheduled or blocked, and is queued by an operator's wish."""
+    """By an operator's wish item `n` is queued, if it was dead, scheduled or blocked."""
 
     n: int
     by: str = ""
@@ -205,6 +207,8 @@ class Remembered(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="re
     """Answers given at `at`, stated again so that older entries can go."""
 
     at: float
+    #: Orders them among all answers: the smallest are forgotten first.
+    age: int
     commands: list[tuple[str, Accepted | Taken]] = []
     keys: list[tuple[str, Keyed]] = []
 

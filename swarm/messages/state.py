@@ -111,9 +111,10 @@ class Story(Struct, omit_defaults=True):
     depends: dict[str, Dependency] = {}
     #: Items that depend on it, and the outcome that each is known to have logged.
     dependents: dict[str, str] = {}
-    #: How often it was brought back from the dead, and by whom the last time.
+    #: How often it was brought back from the dead, and by whom and when the last time.
     replays: int = 0
     replayed_by: str = ""
+    replayed_at: float = 0.0
 
 
 HISTORY_MAX = 10
@@ -171,6 +172,8 @@ class Accepted(Struct, frozen=True, gc=False, array_like=True, tag="s", omit_def
     indexes: list[int] = []
     #: Items that existed already: (index, number).
     known: list[tuple[int, int]] = []
+    #: Indexes of those of them that have other content.
+    clashes: list[int] = []
 
     @property
     def numbers(self) -> list[tuple[int, int]]:

@@ -45,6 +45,7 @@ async def fill(bus: Bus, log: str, seq: int) -> tuple[int, BusError]:
 
 async def check_full_and_resume(bus: Bus, limit: int) -> None:
     """Fill up, find everything refused and readable, make room, go on."""
+    await bus.open_state()
     await bus.create_log(LOG)
     await bus.create_log("xlog.1")
     await bus.create_records(DONE, 0)

@@ -50,7 +50,8 @@ ALLOWED: dict[type[Event], frozenset[Status]] = {
     Cancelled: LIVE,
     Answered: frozenset({"waiting"}),
     Prioritized: LIVE,
-    Replayed: frozenset({"dead", "scheduled", "blocked"}),
+    # Of a queued or claimed item it changes nothing, but is remembered.
+    Replayed: frozenset({"dead", "scheduled", "blocked", "queued", "claimed"}),
     Watched: LIVE | OVER,
     Told: OVER,
     Resolved: LIVE,
@@ -217,6 +218,8 @@ def happens(life: Life, event: Event, now: float, nonce: str) -> None:
             life.attempt -= 1
         case Answered():
             _schedule(life, 0.0, now)
+        case Replayed() if life.status in ("queued", "claimed"):
+            pass
         case Replayed():
             if life.status in OVER:
                 life.attempt = 0

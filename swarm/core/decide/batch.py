@@ -63,24 +63,33 @@ class Batch:
         self.shard.apply(event, self.now, self.nonce)
 
 
+def may_remember(command_id: str, now: float) -> bool:
+    """Whether a command can be known again by this id, without harm to others."""
+    return is_uuid7(command_id) and uuid7_ms(command_id) <= (now + CLOCK_AHEAD_MAX_S) * 1000
+
+
+def check_id(command_id: str, now: float) -> None:
+    """Refuse an id that must not be remembered."""
+    if not is_uuid7(command_id):
+        raise Refusal("bad_request", f"command_id {command_id!r} is not a UUIDv7")
+    if not may_remember(command_id, now):
+        ahead_s = uuid7_ms(command_id) / 1000 - now
+        raise Refusal(
+            "bad_request", f"command_id is {ahead_s:.0f} s in the future; set the sender's clock"
+        )
+
+
 def repeated(
     shard: Shard, command_id: str, retry: int, kind: type[Known], now: float
 ) -> Known | None:
     """The first answer to this command, None if it is new; refuses what cannot be told."""
-    if not is_uuid7(command_id):
-        raise Refusal("bad_request", f"command_id {command_id!r} is not a UUIDv7")
     done = shard.commands.get(command_id)
     if done is not None:
         if not isinstance(done, kind):
             raise Refusal("bad_request", "this command id was used for another kind of command")
         return done
-    made_ms = uuid7_ms(command_id)
-    if made_ms > (now + CLOCK_AHEAD_MAX_S) * 1000:
-        ahead_s = made_ms / 1000 - now
-        raise Refusal(
-            "bad_request", f"command_id is {ahead_s:.0f} s in the future; set the sender's clock"
-        )
-    if retry > 0 and made_ms <= shard.commands.horizon:
+    check_id(command_id, now)
+    if retry > 0 and uuid7_ms(command_id) <= shard.commands.horizon:
         raise Refusal(
             "too_old",
             "this retry is older than the dedupe window, so whether its first try was carried out "

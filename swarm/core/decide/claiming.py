@@ -69,4 +69,6 @@ def assignment(shard: Shard, item: Item, hold: Hold) -> Assignment:
         story.checkpoint,
         story.answer,
         dict(story.depends),
+        story.waits,
+        story.answered_by,
     )

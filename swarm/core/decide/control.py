@@ -8,7 +8,6 @@ from swarm.core.checks import check_json, stored_bytes, too_large
 from swarm.core.decide.batch import Batch, repeated_about
 from swarm.core.read import find
 from swarm.core.shard import Shard
-from swarm.core.work import RANK
 from swarm.errors import Refusal
 from swarm.messages import (
     Ack,
@@ -34,7 +33,11 @@ _VERB: dict[type[ItemControl], str] = {
 
 
 def item_control(shard: Shard, command: ItemControl, sender: str, out: Batch) -> Ack:
-    """Carry out `command`; a repetition is told where the item is by now."""
+    """Carry out `command`; a repetition is told where the item is by now.
+
+    One that changes nothing is logged all the same: if its answer is lost and somebody
+    else changes the item, its repetition must not be carried out as if it were new.
+    """
     item = find(shard, command.work_item_id)
     verb = _VERB[type(command)]
     done = repeated_about(shard, command.command_id, command.retry, item.number, verb, out.now)
@@ -64,16 +67,16 @@ def _cancel(item: Item, command: Cancel, sender: str, out: Batch) -> None:
         return
     asked = item.story.ask if item.story is not None else None
     until = out.now + command.grace_s
-    if asked is not None and asked.status == "cancelled" and asked.until <= until:
-        return
+    if asked is not None:
+        # A second wish gives nobody more time.
+        until = min(until, asked.until)
     out.add(Asked(item.number, until, "cancelled", command.reason, sender, command.command_id))
 
 
 def _prioritize(item: Item, command: Prioritize, out: Batch) -> None:
     if item.end is not None:
         raise _finished(command, item)
-    if item.rank != RANK[command.priority]:
-        out.add(Prioritized(item.number, command.priority, command.command_id))
+    out.add(Prioritized(item.number, command.priority, command.command_id))
 
 
 def _retry(item: Item, command: Retry, sender: str, out: Batch) -> None:
@@ -83,8 +86,7 @@ def _retry(item: Item, command: Retry, sender: str, out: Batch) -> None:
         raise Refusal(
             "bad_request", f"work item {command.work_item_id} waits for an answer; answer it"
         )
-    if item.status not in ("queued", "claimed"):
-        out.add(Replayed(item.number, sender, command.command_id))
+    out.add(Replayed(item.number, sender, command.command_id))
 
 
 def _answer(shard: Shard, item: Item, command: Answer, sender: str, out: Batch) -> None:

@@ -7,7 +7,7 @@ from typing import assert_never
 from msgspec import Raw
 
 from swarm.core.checks import check_json, stored_bytes, too_large
-from swarm.core.decide.batch import Batch, repeated_about
+from swarm.core.decide.batch import Batch, check_id, may_remember, repeated_about
 from swarm.core.read import find
 from swarm.core.shard import Shard
 from swarm.core.work import backoff_s, end_as_asked, read_spec
@@ -102,8 +102,12 @@ def _done_before(
     All but progress end the claim, so that the token tells whether they were carried out,
     however old they are: only a progress can be too old to tell.
     """
-    if isinstance(command, Progress) or shard.commands.get(command.command_id) is not None:
-        return repeated_about(shard, command.command_id, command.retry, item.number, verb, now)
+    id_ = command.command_id
+    if isinstance(command, Progress) or shard.commands.get(id_) is not None:
+        return repeated_about(shard, id_, command.retry, item.number, verb, now)
+    if isinstance(command, Release | Wait):
+        check_id(id_, now)
+    # An outcome is taken whatever its id is worth.
     return None
 
 
@@ -128,14 +132,15 @@ def _fail(shard: Shard, item: Item, hold: Hold, command: Fail, out: Batch) -> No
         return
     spec = read_spec(item.spec)
     attempts = spec.max_attempts or shard.rules.max_attempts
+    id_ = command.command_id if may_remember(command.command_id, out.now) else ""
     if command.final or item.attempt >= attempts:
-        out.add(Died(item.number, hold.fence, command.error, command.command_id))
+        out.add(Died(item.number, hold.fence, command.error, id_))
         return
     pause_s = command.retry_after
     if pause_s is None:
         first_s = spec.backoff_s or shard.rules.backoff_s
         pause_s = backoff_s(first_s, shard.rules.backoff_max_s, item.attempt, out.rng())
-    out.add(Retried(item.number, hold.fence, out.now + pause_s, command.error, command.command_id))
+    out.add(Retried(item.number, hold.fence, out.now + pause_s, command.error, id_))
 
 
 def _release(item: Item, hold: Hold, command: Release, out: Batch) -> None:
@@ -228,10 +233,14 @@ def _check_growth(
     *,
     without_checkpoint: bool = False,
 ) -> None:
-    """Refuse what would make the item larger than an item may be."""
-    story = item.story
-    if added in (NULL, "") and not note and checkpoint == NULL and story is None:
+    """Refuse what would make the item larger than an item may be.
+
+    What adds nothing is never refused, or an item that is at its limit (by the results of
+    its dependencies, say) could not be ended by anybody.
+    """
+    if added in (NULL, "") and checkpoint == NULL:
         return
+    story = item.story
     size = stored_bytes(item.spec) + stored_bytes(added) + stored_bytes(note)
     if checkpoint != NULL:
         size += stored_bytes(checkpoint)

@@ -48,6 +48,7 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     fresh: list[Raw] = []
     indexes: list[int] = []
     known: list[tuple[int, int]] = []
+    clashes: list[int] = []
     in_batch: dict[str, int] = {}
     for index, raw in zip(command.indexes, command.items, strict=True):
         spec = _admitted(shard, raw)
@@ -56,17 +57,18 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
         number = keyed.number if keyed is not None else in_batch.get(key, 0)
         if number:
             known.append((index, number))
+            twin = fresh[number - shard.next_number] if number >= shard.next_number else None
+            if _differs(shard, number, raw, twin):
+                clashes.append(index)
             continue
         if key:
             in_batch[key] = shard.next_number + len(fresh)
         fresh.append(raw)
         indexes.append(index)
-    contiguous = indexes == list(range(len(fresh)))
-    out.add(
-        Submitted(
-            command.command_id, shard.next_number, fresh, [] if contiguous else indexes, known
-        )
-    )
+    if indexes == list(range(len(fresh))):
+        indexes = []
+    first = shard.next_number
+    out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
     return _submit_reply(shard, command, accepted)
@@ -91,13 +93,14 @@ def _admitted(shard: Shard, raw: Raw) -> NewItem:
 
 def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> SubmitReply:
     spec_at = dict(zip(command.indexes, command.items, strict=True))
+    clashes = dict.fromkeys(accepted.clashes)
     results = []
     for index, number in accepted.numbers:
-        conflict = _conflict(shard, number, spec_at.get(index))
-        if conflict is None:
-            results.append(SubmitResult(index, item_id(shard.number, number)))
+        raw = spec_at.get(index)
+        if raw is not None and (index in clashes or _differs(shard, number, raw)):
+            results.append(SubmitResult(index, error=_conflict(shard, number, raw)))
         else:
-            results.append(SubmitResult(index, error=conflict))
+            results.append(SubmitResult(index, item_id(shard.number, number)))
     answered = {index for index, _ in accepted.numbers}
     for index in [index for index in command.indexes if index not in answered]:
         message = "this command id was used before, for a batch without this item; use a new id"
@@ -105,23 +108,25 @@ def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> Sub
     return SubmitReply(results, command.command_id)
 
 
-def _conflict(shard: Shard, number: int, raw: Raw | None) -> ErrorBody | None:
-    """The error if `raw` comes under the key, or the command id, of an item but differs."""
+def _differs(shard: Shard, number: int, raw: Raw, twin: Raw | None = None) -> bool:
+    """Whether `raw` comes under the key, or the command id, of item `number` but differs.
+
+    `twin`: that item, where it comes in the same batch.
+    """
     item = shard.items.get(number)
-    if raw is None or (item is not None and raw == item.spec):
-        return None
-    theirs = read_item(raw)
-    keyed = shard.keys.get(theirs.idempotency_key) if theirs.idempotency_key else None
-    if item is None:
-        # Archived: its key has a digest of what it was; without a key, the command id,
-        # which nobody uses twice, is all that there is to go by.
-        if keyed is None or keyed.number != number or keyed.digest == digest(raw):
-            return None
-    elif _content(_item_decoder.decode(item.spec)) == _content(theirs):
-        return None
-    what = "command id and index"
-    if theirs.idempotency_key:
-        what = f"idempotency key {theirs.idempotency_key!r}"
+    ours = item.spec if item is not None else twin
+    if ours is not None:
+        return raw != ours and _content(_item_decoder.decode(ours)) != _content(read_item(raw))
+    # Archived: its key has a digest of what it was; without a key, the command id,
+    # which nobody uses twice, is all that there is to go by.
+    keyed = shard.keys.get(read_item(raw).idempotency_key)
+    return keyed is not None and keyed.number == number and keyed.digest != digest(raw)
+
+
+def _conflict(shard: Shard, number: int, raw: Raw) -> ErrorBody:
+    what, key = "command id and index", read_item(raw).idempotency_key
+    if key:
+        what = f"idempotency key {key!r}"
     name = item_id(shard.number, number)
     message = f"the {what} belongs to work item {name}, which has other content; use a new one"
     return ErrorBody("idempotency_conflict", message)

@@ -8,7 +8,7 @@ from typing import Literal
 from swarm.core.decide.batch import Batch
 from swarm.core.envelope import FORMAT
 from swarm.core.shard import Shard
-from swarm.core.work import end_as_asked, read_spec
+from swarm.core.work import deadline_of, end_as_asked, read_spec
 from swarm.messages import Asked, Died, Due, Hold, Item, Released
 
 #: Why the owner takes an item from its holder.
@@ -54,26 +54,26 @@ def due(shard: Shard, out: Batch, count_max: int) -> list[tuple[int, Hold, str]]
         if item is None or item.end is not None:
             continue
         hold = item.hold
-        if _pause_is_over(item, out, queued):
-            continue
+        # Each item is named once: whatever has come due about it is looked at.
         why = _ask_is_over(item, out) or _deadline_is_over(shard, item, out)
-        if why and hold is not None and item.hold is None:
+        if not why:
+            _look_at_pause(item, out, queued)
+        if hold is not None and item.hold is None:
             stopped.append((number, hold, why))
     if queued:
         out.add(Due(queued))
     return stopped
 
 
-def _pause_is_over(item: Item, out: Batch, queued: list[int]) -> bool:
+def _look_at_pause(item: Item, out: Batch, queued: list[int]) -> None:
     pause = item.pause
     if pause is None or not pause.until or pause.until > out.now:
-        return False
+        return
     if pause.status == "waiting" and pause.on_expiry == "dead":
         why = "what it waited for did not come in time"
         out.add(Died(item.number, item.fence, why, cause="expired"))
-        return True
+        return
     queued.append(item.number)
-    return True
 
 
 def _ask_is_over(item: Item, out: Batch) -> str:
@@ -87,7 +87,7 @@ def _ask_is_over(item: Item, out: Batch) -> str:
 
 
 def _deadline_is_over(shard: Shard, item: Item, out: Batch) -> str:
-    deadline = read_spec(item.spec).deadline
+    deadline = deadline_of(item)
     if not deadline or deadline > out.now:
         return ""
     why = "its deadline has passed"

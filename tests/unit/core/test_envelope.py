@@ -10,7 +10,8 @@ import pytest
 from swarm.core.envelope import FORMAT, Link, LogPosition, decode_entry, encode_entry
 from swarm.errors import Undecodable
 from swarm.messages import Event, LogEntry, Opened, Progressed, Submitted
-from tests.builders import LOG, NOW, Desk, new_item, plain
+from tests.builders import LOG, NOW, Desk, new_item
+from tests.states import plain
 
 GOLDEN = (
     b'{"swarm":1,"incarnation":"i1","epoch":2,"owner":"n2","batch":0,"previous":1,'
@@ -44,7 +45,7 @@ def position(*entries: LogEntry | None) -> LogPosition:
 
 
 def test_an_entry_is_stored_as_it_always_was() -> None:
-    made = opened(epoch=2, owner="n2", previous=1, map_version=4, now=NOW + 0.5)
+    made = opened(swarm=1, epoch=2, owner="n2", previous=1, map_version=4, now=NOW + 0.5)
     made = msgspec.structs.replace(made, events=[Opened("c2")])
     assert encode_entry(made) == GOLDEN
     assert decode_entry(LOG, 7, GOLDEN) == made
@@ -81,7 +82,7 @@ def test_what_does_not_begin_as_ours_is_foreign(data: bytes) -> None:
         GOLDEN.replace(b'"epoch":2', b'"epoch":"two"'),
         GOLDEN.replace(b"c2", b"\xff"),
         GOLDEN.replace(b'"c2"', b'"c2","x":' + b"[" * 5000 + b"]" * 5000),
-        GOLDEN.replace(b'"swarm":1', b'"swarm":2'),
+        GOLDEN.replace(b'"swarm":1', b'"swarm":3'),
         GOLDEN.replace(b'"swarm":1', b'"swarm":0'),
     ],
 )
