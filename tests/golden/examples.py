@@ -231,7 +231,10 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
         m.Complete(COMMAND, "3-17", TOKEN),
         m.Complete(COMMAND, "3-17", TOKEN, Raw(b'{"words":[2,{"a":"\\u00e4"}]}'), 1),
     ),
-    "Fail": (m.Fail(COMMAND, "3-17", TOKEN), m.Fail(COMMAND, "3-17", TOKEN, "disk full", 1, 2.5, True)),
+    "Fail": (
+        m.Fail(COMMAND, "3-17", TOKEN),
+        m.Fail(COMMAND, "3-17", TOKEN, "disk full", 1, 2.5, True),
+    ),
     "Release": (
         m.Release(COMMAND, "3-17", TOKEN),
         m.Release(COMMAND, "3-17", TOKEN, "no free slot", 1, Raw(b'{"page":7}')),
