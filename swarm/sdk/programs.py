@@ -41,8 +41,8 @@ GRACE_S = 4.0
 LINGER_S = 1.0
 
 
-class ProgramFailed(Exception):
-    """The program ended with another exit code than 0."""
+class ProgramFailed(RetryLater):
+    """The program ended with another exit code than 0: try again after the item's backoff."""
 
 
 class Job(Protocol):
@@ -144,7 +144,7 @@ def _conclude(job: Job, code: int, output: Output, errors: bytearray) -> msgspec
         raise GiveUp(why)
     if output.retry_after_s is not None:
         raise RetryLater(output.retry_after_s, why)
-    raise ProgramFailed(why)
+    raise ProgramFailed(None, why)
 
 
 def describe(claimed: ClaimedItem) -> bytes:

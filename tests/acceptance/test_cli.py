@@ -173,7 +173,7 @@ def test_an_agent_runs_any_program(place: Place, work_type: str) -> None:
 def test_a_failing_program_fails_the_item(place: Place, work_type: str) -> None:
     script = "echo 'cannot open file' >&2; exit 7"
     agent = place.start("agent", "--type", work_type, "--exec", script)
-    done = place.run("submit", "--type", work_type, "--wait")
+    done = place.run("submit", "--type", work_type, "--max-attempts", "1", "--wait")
     assert done.returncode == 1
     assert "exit code 7: cannot open file" in done.stderr
     agent.terminate()
