@@ -94,7 +94,14 @@ class Coordinator(Actor):
             nearly_full=self.storage.nearly_full,
         )
         self._shards = Ownership(around, shard_map, self._presence.live)
-        self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
+        self._lending = Lending(
+            self.name,
+            self._pool,
+            self._shards,
+            self._say,
+            self._subjects,
+            self._presence.hearing,
+        )
         self._intake = Intake(
             around,
             shard_map,

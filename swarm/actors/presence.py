@@ -37,8 +37,10 @@ class Presence:
         self._describe = describe
         self._clock = asyncio.get_running_loop().time
         self.members = Members(missed_s)
-        #: When our own latest beat came back to us: proof that we hear.
-        self._heard_self_at = float("-inf")
+        #: When each of our own beats was sent that has not come back yet.
+        self._sent: dict[int, float] = {}
+        #: When the latest one that came back was sent: since then we hear.
+        self._heard_since = float("-inf")
         self._number = 0
         #: The latest beat.
         self.shown = Beat("", "", 0, 0)
@@ -48,8 +50,12 @@ class Presence:
         return self.members.live(self._clock())
 
     def hearing(self) -> bool:
-        """Whether messages reach this process: its own beats come back."""
-        silent_s = self._clock() - self._heard_self_at
+        """Whether messages reach this process: its own beats come back, and in time.
+
+        One that was sent long ago proves nothing: a process that was stopped finds it among
+        what has waited for it.
+        """
+        silent_s = self._clock() - self._heard_since
         return self._bus.connected and silent_s < self._missed_s
 
     def beat(self, *, leaving: bool = False, owned: list[int] | None = None) -> None:
@@ -59,6 +65,7 @@ class Presence:
         self.shown.number, self.shown.leaving = self._number, leaving
         if owned is not None:
             self.shown.owns = owned
+        self._sent[self._number] = self._clock()
         self._say(self._subjects.beat(self.shown.coordinator), _encode(self.shown))
 
     def leave(self, owned: list[int]) -> None:
@@ -72,5 +79,7 @@ class Presence:
         shown = self.shown
         if (beat.coordinator, beat.instance) != (shown.coordinator, shown.instance):
             return False
-        self._heard_self_at = now
+        self._heard_since = max(self._heard_since, self._sent.get(beat.number, self._heard_since))
+        for number in [number for number in self._sent if number <= beat.number]:
+            del self._sent[number]
         return True

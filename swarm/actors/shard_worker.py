@@ -272,17 +272,21 @@ class ShardWorker(Actor):
         return bool(self._mailbox) or bool(self._deciding.wanted())
 
     def _new_batch(self) -> decide.Batch:
-        around, position = self._around, self._fenced.position
-        self._shard.seq = position.at + 1
+        around = self._around
+        self._shard.seq = self._fenced.position.at + 1
         return decide.Batch(
             self._shard,
             self._fenced.owner,
-            max(self._clock() + self._log_time_off_s, position.now),
+            self._now(),
             self._fenced.map_version,
             around.format(),
             around.runtime.rng.random,
             around.nearly_full(self.number),
         )
+
+    def _now(self) -> float:
+        """The log's time, which never goes back."""
+        return max(self._clock() + self._log_time_off_s, self._fenced.position.now)
 
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3

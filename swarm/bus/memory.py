@@ -179,6 +179,10 @@ class MemoryWorld:
         """Let messages flow, but appends, reads and state calls time out until `heal`."""
         self._node(node).cut_log()
 
+    def mend_log(self, node: str) -> None:
+        """Undo `cut_log`, and nothing else."""
+        self._node(node).mend_log()
+
     def calm(self) -> None:
         """End every fault: from now on all works (what is lost stays lost)."""
         self.faults = Faults.none()

@@ -14,6 +14,9 @@ from swarm.messages import STATUSES, Description, ShardStats
 #: Statuses that are shown even if no item is in them.
 ALWAYS = ("queued", "claimed", "completed", "dead")
 
+#: From this part on, a storage that fills is shown as a problem.
+STORAGE_SHOWN = 0.8
+
 
 def add_parser(subparsers: Any) -> None:
     """`swarm status`."""
@@ -78,6 +81,12 @@ def _problems_of_coordinators(described: Description, unowned: list[int]) -> lis
         f"{beat.coordinator} cannot open shard {number}: {why}"
         for beat in described.coordinators
         for number, why in beat.closed.items()
+    ]
+    problems += [
+        f"{beat.coordinator}: the storage is {beat.storage:.0%} full; near its limit submits are "
+        "refused until there is room (docs/operations.md)"
+        for beat in described.coordinators
+        if beat.storage >= STORAGE_SHOWN
     ]
     if unowned:
         listed = ", ".join(str(number) for number in unowned)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -53,6 +54,10 @@ class NodePlan:
     http_port: int = 0
     #: How long to try to reach NATS at the start.
     connect_s: float = 30.0
+    #: Where NATS stores, if that is on this machine.
+    store_dir: Path | None = None
+    #: Whether `/metrics` tells of all shards, not of those owned here.
+    for_all: bool = False
 
 
 class Node:
@@ -129,7 +134,8 @@ class Node:
     async def _answer_http(self, host: str, port: int) -> None:
         from swarm.web.http import HttpServer  # noqa: PLC0415 - slow, and not always wanted
 
-        self._http = HttpServer({"/health": self.health, "/ready": self.ready})
+        probes = {"/health": self.health, "/ready": self.ready}
+        self._http = HttpServer(probes, {"/metrics": self.metrics})
         await self._http.start(host, port)
 
     async def _reach_nats(self) -> None:
@@ -146,6 +152,8 @@ class Node:
                         name=f"swarm {plan.node_id}",
                         connect_timeout_s=max(0.1, give_up_at - time.monotonic()),
                         replicas=settings.replicas,
+                        storage_max=settings.storage_max_bytes,
+                        store_dir=plan.store_dir,
                     )
                 await self._bus.open_state()
                 self._map = await shard_map.agree(self._bus, settings)
@@ -217,6 +225,21 @@ class Node:
             why += self._router_lacks(live, unowned)
         body = {"ready": not why, "why": why, **body}
         return not why, body
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """Figures for Prometheus, and their content type."""
+        from swarm.hosting import figures  # noqa: PLC0415 - as for HTTP
+        from swarm.web.metrics import CONTENT_TYPE, render  # noqa: PLC0415
+
+        count = self._map.shard_count if self._map is not None else 0
+        shown = figures.of_swarm(self.live, count)
+        if self.coordinator is not None:
+            figures.add_own(shown, self.coordinator)
+        elif self.plan.for_all and self._bus is not None:
+            settings = self.plan.settings
+            soft = settings.storage_soft_limit
+            await figures.ask_all(shown, self._bus, settings.prefix, soft)
+        return render(shown), CONTENT_TYPE
 
     def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:
         coordinator = self.coordinator

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from swarm.bus.embedded import EmbeddedServer
@@ -73,6 +74,10 @@ class Supervisor:
         self.plan = plan
         self._env = dict(os.environ if env is None else env)
         self._names = names[:workers]
+        #: The plan's, with what turned out about the storage.
+        self._settings = plan.settings
+        #: Where the embedded server stores.
+        self._store_dir: Path | None = None
         self._announcement: Announcement | None = None
         self._server: EmbeddedServer | None = None
         self._node: Node | None = None
@@ -96,7 +101,7 @@ class Supervisor:
         make_logs_dir(plan.data_dir)
         self._announcement = Announcement(plan.data_dir, self._env)
         settings_path = plan.data_dir / "settings.toml"
-        settings_path.write_text(to_toml(plan.settings), "utf-8")
+        settings_path.write_text(to_toml(self._settings), "utf-8")
         for name in self._names:
             arguments = ("node", "--role", "coordinator", "--id", name, "--no-http")
             child = self._child(name, arguments, url)
@@ -134,8 +139,13 @@ class Supervisor:
         if port is None:
             port = await usual_port(read_port(plan.data_dir))
         server = self._server = EmbeddedServer()
-        await server.start(plan.data_dir, port=port)
+        await server.start(plan.data_dir, port=port, storage_max=plan.settings.storage_max_bytes)
         url = server.url
+        self._store_dir = server.store_dir
+        # What was wanted, or what the disk allows.
+        self._settings = msgspec.structs.replace(
+            plan.settings, storage_max_bytes=server.storage_max
+        )
         # Agents that outlive us come back to the address that they know.
         write_port(plan.data_dir, url)
         self._pulse = asyncio.create_task(self._keep_server(url), name="nats-server")
@@ -157,7 +167,9 @@ class Supervisor:
             await server.stop()
             self._server = EmbeddedServer()
             try:
-                await self._server.start(self.plan.data_dir, port=port)
+                await self._server.start(
+                    self.plan.data_dir, port=port, storage_max=self._settings.storage_max_bytes
+                )
             except BadInput as error:
                 self._fail(f"nats-server ended ({how}) and could not be started again: {error}")
                 return
@@ -173,10 +185,12 @@ class Supervisor:
                 node_id=Runtime().new_name("router-"),
                 roles=("router",),
                 nats_url=url,
-                settings=plan.settings,
+                settings=self._settings,
                 http_host=plan.http_host,
                 http_port=plan.settings.http_port,
                 connect_s=CONNECT_S,
+                store_dir=self._store_dir,
+                for_all=True,
             )
         )
         await node.start()
@@ -231,6 +245,8 @@ class Supervisor:
         env = {key: value for key, value in self._env.items() if key not in known}
         env["NATS_URL"] = url
         env["SWARM_PREFIX"] = self.plan.settings.prefix
+        if self._store_dir is not None:
+            env["SWARM_STORE_DIR"] = str(self._store_dir)
         env["SWARM_CONFIG"] = str(self.plan.data_dir / "settings.toml")
         arguments = [*arguments, "--with-stdin"]
         return Child(name, arguments, logs / f"{name}.log", env, self._fail)

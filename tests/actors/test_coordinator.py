@@ -7,6 +7,7 @@ import msgspec
 from swarm.actors.router import Router
 from swarm.messages import Complete
 from tests.actors.cluster import SETTINGS, Cluster, HandAgent, on_cluster, pass_time, until
+from tests.actors.test_standby import THREE
 
 
 def test_a_second_live_process_of_an_agent_id_is_refused_unless_it_takes_over() -> None:
@@ -201,3 +202,47 @@ def test_a_batch_with_bad_items_is_accepted_but_for_them() -> None:
         assert len(listed) == 196
 
     on_cluster(scenario)
+
+
+def test_a_beat_that_comes_back_late_proves_nothing() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        presence = cluster.coordinators["c1"]._presence
+        assert presence.hearing()
+        cluster.world.pause("c1", 5.0)
+        await pass_time(4.0)
+        assert not presence.hearing()
+        stale = msgspec.structs.replace(presence.shown, number=presence.shown.number - 8)
+        assert presence.heard(stale), "it is our own"
+        assert not presence.hearing(), "but was sent two seconds ago"
+        await pass_time(2.0)
+        assert presence.hearing()
+
+    on_cluster(scenario)
+
+
+def test_who_was_stopped_does_not_lend_slots_of_agents_that_have_moved() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2", "c3", owned=3)
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach(concurrency=4)
+        await agent.next(4)
+        home = agent.coordinator
+        await pass_time(1.0)
+        cluster.world.pause(home, 3.0)
+        await pass_time(1.5)
+        # Its agent is told, and goes on elsewhere.
+        await agent.attach(session=agent.session)
+        assert agent.coordinator != home
+        lent: list[str] = []
+        cluster.world.on_publish(
+            lambda node, subject, *rest: lent.append(subject) if node == home else None
+        )
+        # Asked for while it was stopped: it reads this first when it wakes up.
+        peer = cluster.world.connect("c9")
+        for _ in range(3):
+            await peer.publish(f"swarm.coordinator.{home}.borrow.c9", b'{"ready":{"build":9}}')
+        await pass_time(10.0)
+        assert [subject for subject in lent if ".lend." in subject] == []
+
+    on_cluster(scenario, settings=THREE)

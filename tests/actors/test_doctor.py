@@ -74,7 +74,7 @@ async def work_on(cluster: Cluster, count: int) -> tuple[asyncio.Task[None], lis
         return 1
 
     working = asyncio.create_task(agent.run(cluster.world.connect("a1")))
-    handles = []
+    handles: list[Handle] = []
     for number in range(count):
         depends = [handle.work_item_id for handle in handles[-2:]]
         payload = "fail" if number % 7 == 3 else number
@@ -189,7 +189,8 @@ class Written:
         name = f"swarmlog.{shard}"
         await self.bus.create_log(name)
         at = self._at.get(shard, 0)
-        for events in batches if at else ([Opened("c1")], *batches):
+        opening: list[Event] = [Opened("c1")]
+        for events in batches if at else (opening, *batches):
             entry = LogEntry(
                 swarm=FORMAT,
                 incarnation=incarnation or f"i{shard}",

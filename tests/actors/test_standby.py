@@ -201,7 +201,7 @@ def test_a_standby_of_a_log_that_cannot_be_folded_says_so_and_harms_nobody(
             raise AssertionError("an item that there is not")
 
         with monkeypatch.context() as patch:
-            patch.setattr(LogReader, "_fold", fail)
+            patch.setattr(LogReader, "fold", fail)
             await cluster.swarm.submit_many([{"work_type": "build"}] * 20)
             await pass_time(3.0)
             shown = next(beat for beat in cluster.router.live() if beat.coordinator == "c2")

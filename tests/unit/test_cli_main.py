@@ -22,7 +22,6 @@ from swarm.errors import (
     WorkFailed,
 )
 
-
 #: How shell agents show that they hold an item.
 HELD = ["--agent", "a", "--token", "t"]
 

@@ -77,6 +77,7 @@ class Ledger:
 
     def take(self, seq: int, entry: LogEntry) -> None:
         """The events of the next link of the chain."""
+        assert seq > 0, "sequences begin with 1"
         for event in entry.events:
             self.totals.events += 1
             handler = _HANDLERS.get(type(event))
@@ -311,6 +312,7 @@ class Ledger:
             self._count(after, 1)
 
     def _count(self, status: Status, by: int) -> None:
+        assert by in (-1, 1), "items move one by one"
         self.by_status[status] += by
 
     def _state(self, seq: int) -> None:

@@ -50,7 +50,8 @@ ALLOWED: dict[type[Event], frozenset[Status]] = {
     Cancelled: LIVE,
     Answered: frozenset({"waiting"}),
     Prioritized: LIVE,
-    Replayed: frozenset({"dead", "scheduled", "blocked"}),
+    # Of a queued or claimed item it changes nothing, but is remembered.
+    Replayed: frozenset({"dead", "scheduled", "blocked", "queued", "claimed"}),
     Watched: LIVE | OVER,
     Told: OVER,
     Resolved: LIVE,
@@ -116,6 +117,7 @@ def born(raw: Raw, now: float, seq: int) -> tuple[Life, str]:
 
 def copied(item: Item, seq: int) -> Life:
     """An item of which nothing was known before it was stated again."""
+    assert item.fence >= item.attempt >= 0, "every attempt has a fence"
     spec = _read(item.spec)
     life = Life(item.status, seq, spec.not_before, item.fence, item.attempt)
     life.runs_anyway = spec.on_dependency_failure == "run"
@@ -217,6 +219,8 @@ def happens(life: Life, event: Event, now: float, nonce: str) -> None:
             life.attempt -= 1
         case Answered():
             _schedule(life, 0.0, now)
+        case Replayed() if life.status in ("queued", "claimed"):
+            pass
         case Replayed():
             if life.status in OVER:
                 life.attempt = 0
@@ -254,6 +258,7 @@ def _resolve(life: Life, event: Resolved, now: float) -> None:
 
 
 def _schedule(life: Life, until: float, now: float) -> None:
+    assert now >= 0, "times are seconds since the epoch"
     life.status, life.until = ("scheduled", until) if until > now else ("queued", 0.0)
 
 

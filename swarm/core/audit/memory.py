@@ -59,6 +59,7 @@ class AnswerBook:
         `horizon`: ids made by then (`command_order`) are refused as too old, so that
         forgetting them is allowed; None: there is no such thing.
         """
+        assert below_seq > 0, "sequences begin with 1"
         lost: list[tuple[str, int]] = []
         full = len(self._known) > self._count
         while self._by_seq and self._by_seq[0].seq < below_seq:

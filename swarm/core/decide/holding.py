@@ -126,6 +126,7 @@ def _after_the_end(command: ItemCommand, item: Item, sender: str, verb: str) -> 
 
 
 def _fail(shard: Shard, item: Item, hold: Hold, command: Fail, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     asked = end_as_asked(item)
     if asked is not None:
         out.add(asked)
@@ -144,6 +145,7 @@ def _fail(shard: Shard, item: Item, hold: Hold, command: Fail, out: Batch) -> No
 
 
 def _release(item: Item, hold: Hold, command: Release, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     check_json(command.checkpoint, "the checkpoint")
     asked = end_as_asked(item)
     if asked is not None:
@@ -162,6 +164,7 @@ def _release(item: Item, hold: Hold, command: Release, out: Batch) -> None:
 
 
 def _wait(shard: Shard, item: Item, hold: Hold, command: Wait, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     check_json(command.checkpoint, "the checkpoint")
     asked = end_as_asked(item)
     if asked is not None:

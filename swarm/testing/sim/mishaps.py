@@ -181,7 +181,7 @@ def _outage(hand: Stagehand, mishap: Mishap) -> None:
 
 def _cut_log(hand: Stagehand, mishap: Mishap) -> None:
     hand.scene.world.cut_log(mishap.node)
-    hand.mend_later(mishap, lambda: hand.scene.world.heal(mishap.node))
+    hand.mend_later(mishap, lambda: hand.scene.world.mend_log(mishap.node))
 
 
 def _full(hand: Stagehand, mishap: Mishap) -> None:

@@ -32,7 +32,7 @@ WORK_TYPES = ("build", "test")
 CLIENTS = ("u1", "u2")
 FOLLOWER = "f1"
 #: Half of the schedules end their faults after this, the others at up to twice of it.
-FAULTS_S = 7.0
+FAULTS_S = 6.0
 
 
 class Size(Struct, frozen=True):

@@ -23,7 +23,7 @@ from swarm.testing.sim.truth import Folded, Truth
 from swarm.testing.sim.verdict import Verdict, Violation
 
 #: A healthy swarm must have finished everything after this long (virtual seconds).
-LIVENESS_S = 120.0
+LIVENESS_S = 45.0
 #: Between two looks at whether it has.
 LOOK_S = 0.25
 

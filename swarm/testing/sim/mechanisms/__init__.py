@@ -7,6 +7,7 @@ from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.holding import Holding
 from swarm.testing.sim.mechanisms.leasing import Leasing
 from swarm.testing.sim.mechanisms.reading import Reading
+from swarm.testing.sim.mechanisms.resting import Resting
 from swarm.testing.sim.mechanisms.slots import Slots
 from swarm.testing.sim.mechanisms.submitting import Submitting
 from swarm.testing.sim.mechanisms.timekeeping import Timekeeping
@@ -19,4 +20,5 @@ MECHANISMS: tuple[type[Mechanism], ...] = (
     Following,
     Timekeeping,
     Slots,
+    Resting,
 )

@@ -28,7 +28,7 @@ class Leasing(Mechanism):
         #: When heartbeats that list (item id, token) reached a machine, and its process.
         self._arrived: dict[tuple[str, str, str], list[float]] = {}
         self._listed: dict[tuple[str, str, str], list[float]] = {}
-        #: [from, to] of times in which no message reached a machine ("": any machine).
+        #: [from, to] of times in which no message reached a machine, by its name.
         self._deaf: dict[str, list[list[float]]] = {}
 
     def on_arrive(self, node: str, subject: str, data: bytes) -> None:
@@ -74,29 +74,33 @@ class Leasing(Mechanism):
     def on_mishap(self, mishap: Mishap) -> None:
         """Some cut a machine off from all messages."""
         if mishap.kind in DEAFENING:
-            node = "" if mishap.kind == "outage" else mishap.node
-            self._deaf.setdefault(node, []).append([self.scene.clock(), float("inf")])
+            for node in self._struck(mishap):
+                self._deaf[node].append([self.scene.clock(), float("inf")])
         elif mishap.kind == "slow":
             self._hears(mishap.node)  # it takes the place of being deaf
 
     def on_mended(self, mishap: Mishap) -> None:
-        """It hears again."""
+        """It hears again, and whatever else had cut it off may have ended with it."""
         if mishap.kind in (*DEAFENING, "slow"):
-            self._hears("" if mishap.kind == "outage" else mishap.node)
+            for node in self._struck(mishap):
+                self._hears(node)
 
     def on_boot(self, node: str) -> None:
         """A new process on the machine: what befell the one before is over."""
         self._hears(node)
 
+    def _struck(self, mishap: Mishap) -> list[str]:
+        return list(self._deaf) if mishap.kind == "outage" else [mishap.node]
+
     def _hears(self, node: str) -> None:
-        for span in self._deaf.get(node, ()):
+        for span in self._deaf.setdefault(node, []):
             span[1] = min(span[1], self.scene.clock())
 
     def _check_deaf(self, folded: Folded) -> None:
         """No lease runs in that time, and all start anew, in full, after it."""
         lease_s = self.scene.rules.lease_s
         notices_s = self.scene.settings.missed_s + 2 * self.scene.settings.beat_s
-        for start_s, mended_s in self._deaf.get("", []) + self._deaf.get(folded.node, []):
+        for start_s, mended_s in self._deaf[folded.node]:
             end_s = min(mended_s, self.scene.calm_at_s)
             knows_s = start_s + notices_s
             if knows_s < end_s and knows_s < folded.decided_at_s < end_s + lease_s - MARGIN_S:

@@ -16,7 +16,7 @@ from swarm.testing.sim.scene import Scene
 #: Payload names of the items that fill the house begin so.
 FILLER = "filler-"
 #: A healthy swarm must have handed out as many items as it has slots after this long.
-FULL_S = 60.0
+FULL_S = 30.0
 
 
 class Slots(Mechanism):
