@@ -100,8 +100,7 @@ def order(rng: Random, task: Task, known: Sequence[Known], now: float) -> Order:
     if task.fails:
         fields["max_attempts"] = FAILING_ATTEMPTS
     if rng.random() < 0.1:
-        # Some long enough for logs to be compacted meanwhile.
-        fields["not_before"] = now + rng.uniform(0.2, 20.0)
+        fields["not_before"] = now + rng.uniform(0.2, 8.0)
     ends = {"dead"} if task.fails else {"completed"}
     if task.cancel_s:
         ends.add("cancelled")
