@@ -25,6 +25,7 @@ from swarm.setting_kinds import (
     Choice,
     Coordinators,
     Kind,
+    Part,
     Rules,
     Seconds,
     Switch,
@@ -60,6 +61,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     beat_s: float = 0.25
     #: After this silence a coordinator is taken for dead.
     missed_s: float = 1.2
+    #: Coordinators that follow the log of each shard, so as to take it over without a replay.
+    standbys: int = 1
+    #: How long a coordinator that is told to stop may hand over its shards and sessions.
+    drain_s: float = 8.0
     #: One step of priority is worth this much waiting.
     ageing_s: float = 60.0
     #: How long the answer to a command is remembered, so that a retry gets the same.
@@ -85,6 +90,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     dead_retention_s: float = 2_592_000.0
     #: A log is compacted when it is this much longer than twice what lives in it (bytes).
     log_floor_bytes: int = 16_777_216
+    #: What NATS may store, all streams together (bytes).  0: for the server of `swarm up`
+    #: three quarters of what its disk has; for another one, whatever its account says.
+    storage_max_bytes: int = 0
+    #: When so much of it is used, submits are refused.
+    storage_soft_limit: float = 0.85
     #: Requests that wait for an actor, at most; further ones are answered ``overloaded``.
     mailbox_size: int = 100_000
     #: After this time without an answer an append's outcome counts as unknown.
@@ -138,6 +148,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),
     Setting("beat_s", "BEAT_S", Seconds(0.05, 60)),
     Setting("missed_s", "MISSED_S", Seconds(0.1, 600)),
+    Setting("standbys", "STANDBYS", Whole(0, 16)),
+    Setting("drain_s", "DRAIN_S", Seconds(0, 3600)),
     Setting("ageing_s", "AGEING_S", Seconds(0.1, 52 * _WEEK_S)),
     Setting("dedupe_window_s", "DEDUPE_WINDOW", Seconds(60, 52 * _WEEK_S)),
     Setting("dedupe_count", "DEDUPE_COUNT", Whole(1000, 100_000_000)),
@@ -151,6 +163,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("finished_retention_s", "FINISHED_RETENTION_S", Seconds(0, 520 * _WEEK_S)),
     Setting("dead_retention_s", "DEAD_RETENTION_S", Seconds(1, 520 * _WEEK_S)),
     Setting("log_floor_bytes", "LOG_FLOOR_BYTES", Whole(1000, 1 << 40)),
+    Setting("storage_max_bytes", "STORAGE_MAX_BYTES", Whole(0, 1 << 60)),
+    Setting("storage_soft_limit", "STORAGE_SOFT_LIMIT", Part(0.1, 0.98)),
     Setting("mailbox_size", "MAILBOX_SIZE", Whole(1, 10_000_000)),
     Setting("append_timeout_s", "APPEND_TIMEOUT_S", Seconds(0.05, 60)),
     Setting("routing_enabled", "ROUTING_ENABLED", Switch()),

@@ -7,7 +7,10 @@ never leave the process that raises them.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from swarm.messages import WorkItem
 
 RefusalCode = Literal[
     "bad_request",  # malformed JSON, a missing or wrong field: the sender's mistake
@@ -68,7 +71,18 @@ class NoAnswer(SwarmError):
 
 
 class WorkFailed(SwarmError):
-    """The awaited work item ended without a result (it is dead or cancelled)."""
+    """The awaited work item ended without a result: it is dead.
+
+    `item` is how it ended, with its history; None where only the message is known.
+    """
+
+    def __init__(self, message: str, item: WorkItem | None = None) -> None:
+        super().__init__(message)
+        self.item = item
+
+
+class WorkCancelled(WorkFailed):
+    """The awaited work item was cancelled."""
 
 
 class LeaseLost(SwarmError):
@@ -125,11 +139,23 @@ class OutcomeUnknown(BusError):
 
 
 class StorageFull(BusError):
-    """No room: what was to be stored is definitely not stored."""
+    """No room: this append, record or value is not stored, and will not be by itself.
+
+    Of an earlier attempt that went without an answer it says nothing.  Trying again is
+    right once something was purged, or the limit was raised.
+    """
 
 
 class LogMissing(BusError):
     """The log does not exist (any more)."""
+
+
+class LogReplaced(BusError):
+    """The log is another one than the shared state knows, or has lost its entries."""
+
+
+class StateMissing(BusError):
+    """The shared state does not exist (any more); what it held is not known."""
 
 
 # --- ownership ---------------------------------------------------------------

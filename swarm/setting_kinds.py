@@ -63,6 +63,21 @@ class Seconds:
         return float(value)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Of a whole."""
+
+    low: float
+    high: float
+
+    @property
+    def allowed(self) -> str:
+        return f"a part of the whole, from {self.low:g} to {self.high:g}"
+
+    def read(self, raw: object) -> float:
+        return Seconds(self.low, self.high).read(raw)
+
+
 def _number(kind: type[int] | type[float], raw: float | str) -> float:
     try:
         return kind(raw)

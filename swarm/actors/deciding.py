@@ -64,6 +64,8 @@ class Deciding:
     max_payload: int
     #: Decide this request again once the archived item has been read.
     thaw: Callable[[int, Request], None]
+    #: Decide this request in the next round.
+    again: Callable[[Request], None]
     #: Counts of the shard, with what only its worker knows.
     stats: Callable[[], ShardStats]
     #: Commands refused, by error code.
@@ -236,14 +238,15 @@ class Deciding:
         if get.wait_s > 0 and item.end is None and not self._differs(item, get.version):
             self.waiters.add(item.number, request, self.clock() + get.wait_s)
             return
-        self.read_item(request.reply, item.number, answers)
+        self.read_item(request.reply, item, answers)
 
     def _differs(self, item: Item, version: str) -> bool:
         return bool(version) and view(item, self.shard.number, 0).version != version
 
-    def read_item(self, reply: str, number: int, answers: Answers) -> None:
+    def read_item(self, reply: str, item: Item, answers: Answers) -> None:
         """Answer with the item as it is once the batch is durable."""
-        answers.reading(reply, lambda: read.item(self.shard, number))
+        # The item itself: by then it may have been archived.
+        answers.reading(reply, lambda: view(item, self.shard.number, 0))
 
     def changed(self, number: int, answers: Answers) -> None:
         """An event about the item is durable: answer those who waited for that."""
@@ -252,8 +255,10 @@ class Deciding:
         item = self.shard.items.get(number)
         for request in self.waiters.take(number):
             version = request.body.version if isinstance(request.body, Get) else ""
-            if item is None or item.end is not None or self._differs(item, version):
-                self.read_item(request.reply, number, answers)
+            if item is None:
+                self.again(request)  # archived in the meantime
+            elif item.end is not None or self._differs(item, version):
+                self.read_item(request.reply, item, answers)
             else:
                 self.waiters.put_back(number, request)
 

@@ -61,6 +61,7 @@ class Keeping:
         shard, pace, taken = self._shard, self.pace, 0
         if batch.format < FORMAT:
             return taken
+        pace.pressed = batch.full
         busy = bool(batch.events)
         self._say_archived(batch)
         if not (busy or ticked) or not pace.awake(shard.live_bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -26,11 +27,22 @@ SEEK_S = 0.02
 
 
 class Lending:
-    """The part of a coordinator that borrows and lends free slots."""
+    """The part of a coordinator that borrows and lends free slots.
+
+    `hearing`: whether messages reach this process.  While they do not its agents may have
+    attached elsewhere, and their slots are not ours to lend.
+    """
 
     def __init__(
-        self, me: str, pool: CreditPool, shards: Ownership, say: Outgoing, subjects: Subjects
+        self,
+        me: str,
+        pool: CreditPool,
+        shards: Ownership,
+        say: Outgoing,
+        subjects: Subjects,
+        hearing: Callable[[], bool],
     ) -> None:
+        self._hearing = hearing
         self._me = me
         self._pool = pool
         self._shards = shards
@@ -43,6 +55,8 @@ class Lending:
 
     def on_borrow(self, data: bytes, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
+        if not self._hearing():
+            return
         borrow: Borrow = decode_body(_borrow, data)
         now = self._clock()
         lent: list[Credit] = []
@@ -73,7 +87,7 @@ class Lending:
     def grant_wishes(self) -> None:
         """Give slots that came free to the peers that asked, in turn with our own shards."""
         wished = self._pool.wished()
-        if not wished:
+        if not wished or not self._hearing():
             return
         now, ready = self._clock(), self._shards.ready()
         for work_type in wished:
@@ -82,6 +96,8 @@ class Lending:
 
     def offer(self, live: dict[str, Beat]) -> None:
         """Move free slots that nothing here can use to peers whose beats show ready work."""
+        if not self._hearing():
+            return
         now, ready = self._clock(), self._shards.ready()
         for work_type in self._pool.waiting():
             if ready.get(work_type):

@@ -11,60 +11,35 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
+from swarm.actors.counting import Counting
 from swarm.actors.deciding import EVENT_BYTES, Deciding
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
-from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.sending import unsubscribe
+from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
-from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
-from swarm.config import Settings
-from swarm.core import decide, read
-from swarm.core.credits import CreditPool
+from swarm.core import decide
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
 from swarm.messages import Claimed, Event, ShardStats, Submitted
-from swarm.runtime import Runtime
-from swarm.subjects import Subjects, reply_allowed, sender_of, verb_of
+from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
 #: Most leases given up, and most items that come due, in one round.
 LAPSES_MAX = 200
 DUE_MAX = 1000
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a worker shares with the coordinator that hosts it."""
-
-    bus: Bus
-    send: Sender
-    settings: Settings
-    runtime: Runtime
-    subjects: Subjects
-    coordinator: str
-    pool: CreditPool
-    #: Whether messages reach this process (it hears its own beats).
-    hearing: Callable[[], bool]
-    #: The worker has ended: (shard, why, whether somebody must look at it).
-    ended: Callable[[int, str, bool], None]
-    #: The worker has committed: free slots or ready work may have changed.
-    committed: Callable[[], None]
-    #: The format of entries that every live coordinator can read.
-    format: Callable[[], int]
-    #: Whether storage is so full that nothing new is accepted.
-    nearly_full: Callable[[], bool]
 
 
 class ShardWorker(Actor):
@@ -78,6 +53,9 @@ class ShardWorker(Actor):
         self._fenced = fenced
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
+        #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
+        #: once, when it was found right: later it may be set, by hours, either way.
+        self._log_time_off_s = fenced.position.now - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
         self._deaf = False
@@ -104,6 +82,8 @@ class ShardWorker(Actor):
             kept=max(1, settings.cache_max_size // settings.shard_count),
             dead_kept_s=settings.dead_retention_s,
         )
+        refused: dict[str, int] = {}
+        self._counting = Counting(shard, fenced, self._keeping, refused)
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,
@@ -113,9 +93,12 @@ class ShardWorker(Actor):
             clock=self._clock,
             max_payload=around.bus.max_payload,
             thaw=self._finished.thaw,
-            stats=self._stats,
-            refused={},
+            again=self.put,
+            stats=self._counting.stats,
+            refused=refused,
         )
+        #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
+        self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
         #: Requests dropped for a reply subject that is not the sender's inbox.
@@ -128,6 +111,11 @@ class ShardWorker(Actor):
         return self._shard.number
 
     @property
+    def state(self) -> Shard:
+        """All that the shard is, decided but perhaps not durable: not to be shown."""
+        return self._shard
+
+    @property
     def owner(self) -> str:
         """The coordinator that owns the shard."""
         return self._around.coordinator
@@ -138,9 +126,19 @@ class ShardWorker(Actor):
         return self._fenced.epoch
 
     @property
+    def shown(self) -> ShardStats:
+        """Its counts, of a moment ago at most."""
+        return self._counting.shown
+
+    @property
     def refused(self) -> dict[str, int]:
         """Commands refused since this owner opened the shard, by error code."""
         return self._deciding.refused
+
+    @property
+    def sequence(self) -> int:
+        """Of the last entry that this owner knows."""
+        return self._fenced.position.at
 
     async def start(self) -> None:
         """Serve: from here on requests are taken."""
@@ -154,6 +152,14 @@ class ShardWorker(Actor):
         """Fall silent; the shard stays as the log has it."""
         await self._go_silent()
         await super().stop()
+
+    async def hand_over(self) -> list[Request]:
+        """Fall silent; returns what has not been answered, to be asked of the next owner."""
+        await self._fall_silent()
+        left = [self._mailbox.pop() for _ in range(len(self._mailbox))]
+        left += self._deciding.waiters.taken(self._clock())
+        await super().stop()
+        return left
 
     def put(self, request: Request) -> None:
         """Take a request from the hosting coordinator."""
@@ -202,7 +208,8 @@ class ShardWorker(Actor):
                 await self._mailbox.wait()
                 more = True
                 while more:
-                    more = await self._round()
+                    async with self.turn:
+                        more = await self._round()
         except Deposed as deposed:
             await self._end(str(deposed), alarm=False)
         except (BusError, Undecodable) as error:
@@ -217,11 +224,14 @@ class ShardWorker(Actor):
         await self._go_silent()
         self._around.ended(self.number, why, alarm)
 
-    async def _go_silent(self) -> None:
+    async def _fall_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
         await self._keeping.stop()
+
+    async def _go_silent(self) -> None:
+        await self._fall_silent()
         self._mailbox.clear()
         self._deciding.waiters.clear()
 
@@ -230,6 +240,8 @@ class ShardWorker(Actor):
         batch = self._new_batch()
         answers = Answers()
         ticked, self._ticked = self._ticked, False
+        if ticked:
+            self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
@@ -239,6 +251,7 @@ class ShardWorker(Actor):
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
+            self._counting.walk(ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
@@ -252,23 +265,28 @@ class ShardWorker(Actor):
         finally:
             append.cancel()
         self._account(batch, answers, started)
+        self._counting.walk(ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
         return bool(self._mailbox) or bool(self._deciding.wanted())
 
     def _new_batch(self) -> decide.Batch:
-        around, position = self._around, self._fenced.position
-        self._shard.seq = position.at + 1
+        around = self._around
+        self._shard.seq = self._fenced.position.at + 1
         return decide.Batch(
             self._shard,
             self._fenced.owner,
-            max(around.runtime.wall(), position.now),
+            self._now(),
             self._fenced.map_version,
             around.format(),
             around.runtime.rng.random,
-            around.nearly_full(),
+            around.nearly_full(self.number),
         )
+
+    def _now(self) -> float:
+        """The log's time, which never goes back."""
+        return max(self._clock() + self._log_time_off_s, self._fenced.position.now)
 
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3
@@ -315,7 +333,10 @@ class ShardWorker(Actor):
             # A heartbeat may wait among what was not decided yet.
             return
         shard = self._shard
-        lapsed = self._leases.lapsed(now)[:LAPSES_MAX]
+        # What this batch has ended, or claimed anew, is not what the lease was for.
+        touched = {number for event in batch.events for number in numbers_of(event)}
+        lapsed = [number for number in self._leases.lapsed(now) if number not in touched]
+        del lapsed[LAPSES_MAX:]
         mass = bool(lapsed) and self._leases.is_mass(shard.held.values(), now)
         for number in lapsed:
             trouble = mass or self._leases.is_unheard(number)
@@ -323,7 +344,7 @@ class ShardWorker(Actor):
             decide.give_up(shard, number, cause, "its agent fell silent", batch)
         for number in self._leases.stalled(now)[:LAPSES_MAX]:
             hold = shard.items[number].hold
-            if hold is not None:
+            if hold is not None and number not in touched:
                 decide.give_up(shard, number, "stalled", "its agent made no progress", batch)
                 self._deciding.stop_holder(number, hold, "it made no progress in time", answers)
 
@@ -362,14 +383,6 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-    def _stats(self) -> ShardStats:
-        stats = read.stats(self._shard)
-        stats.epoch, stats.foreign = self._fenced.epoch, self._fenced.position.foreign
-        stats.refused = dict(self.refused)
-        stats.first_seq = self._keeping.first_seq
-        stats.log_bytes = self._keeping.pace.log_bytes
-        return stats
 
 
 def numbers_of(event: Event) -> Iterable[int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from swarm.actors.requests import Request
 
 
@@ -51,6 +53,17 @@ class Waiters:
             else:
                 del self._by_item[number]
         return over
+
+    def taken(self, now: float) -> list[Request]:
+        """All requests, for another owner to wait on for the rest of their time; none is left."""
+        left: list[Request] = []
+        for waiters in self._by_item.values():
+            for waiter in waiters:
+                rest_s = max(0.0, waiter.deadline - now)
+                body = msgspec.structs.replace(waiter.request.body, wait_s=rest_s)
+                left.append(msgspec.structs.replace(waiter.request, body=body))
+        self._by_item.clear()
+        return left
 
     def clear(self) -> None:
         """Forget all: they will ask again."""

@@ -58,6 +58,14 @@ class LogInfo(Struct, frozen=True):
     bytes_max: int = 0
 
 
+class Storage(Struct, frozen=True):
+    """What everything that the bus keeps takes on the server, and may take; bytes."""
+
+    used: int
+    #: 0 = not known.
+    limit: int = 0
+
+
 #: Called in the bus's own task for every message: must be quick and must not raise.
 #: Actors put the message into their mailbox and return.
 Handler = Callable[[Message], None]
@@ -141,16 +149,22 @@ class Bus(Protocol):
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
-        """Make the log if it does not exist; no change when it does."""
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
+        """Make the log if it does not exist; no change when it does.
+
+        `max_bytes`: what its entries may take at most, 0 = no limit of its own; at the
+        limit appends fail, nothing is dropped.  Raises `StorageFull` when the server cannot
+        promise that much.
+        """
         ...
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """Append one entry if the log's last sequence is `expected_seq` (0: empty log).
 
-        Returns the new entry's sequence once it is durable.  Raises `AppendRefused` (it
-        is not in the log), `OutcomeUnknown` (no answer within `timeout_s`: it may be in
-        the log, may still come, or be lost), `LogMissing`, `PayloadTooLarge`.
+        Returns the new entry's sequence once it is durable.  Raises `AppendRefused` and
+        `StorageFull` (it is not in the log), `OutcomeUnknown` (no answer within `timeout_s`:
+        it may be in the log, may still come, or be lost), `LogMissing`, `PayloadTooLarge`.
+        Which of the first two comes when both hold is not defined.
         """
         ...
 
@@ -192,7 +206,7 @@ class Bus(Protocol):
         ...
 
     async def server_time(self) -> float:
-        """The server's clock, seconds since the epoch."""
+        """The server's clock, seconds since the epoch; raises `StateMissing`, `BusTimeout`."""
         ...
 
     # --- records: what is kept by key ---
@@ -210,7 +224,7 @@ class Bus(Protocol):
 
         Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer within
         `timeout_s`: it may be stored, or later, or never; putting it again may store it
-        twice), `LogMissing`, `PayloadTooLarge`.
+        twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
         """
         ...
 
@@ -222,14 +236,33 @@ class Bus(Protocol):
         """
         ...
 
+    async def storage(self) -> Storage:
+        """How full the server is, of everybody's streams; may be some seconds out of date.
+
+        Raises `BusTimeout`, `BusUnavailable`.
+        """
+        ...
+
     # --- a small shared state, readable by every client ---
 
+    async def open_state(self) -> None:
+        """Make the shared state of a new swarm; no change when it is there.
+
+        For the start of a node; nothing else makes it.  Raises `StateMissing` when it is
+        gone although the swarm has logs: then somebody has deleted it.
+        """
+        ...
+
     async def state_get(self, key: str) -> bytes | None:
-        """The value under `key`, or None."""
+        """The value under `key`, or None; raises `StateMissing`, `BusTimeout`."""
         ...
 
     async def state_create(self, key: str, value: bytes) -> bool:
-        """Store `value` if `key` is unset; returns whether it was."""
+        """Store `value` if `key` is unset; returns whether it was.
+
+        Raises `StateMissing`, `StorageFull`, `BusTimeout` (it may have been stored),
+        `BusUnavailable`.
+        """
         ...
 
     async def close(self) -> None:

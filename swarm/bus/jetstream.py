@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Final
 
-from swarm.bus.base import Entry, EntryHandler, LogInfo, Subscription
+import msgspec
+
+from swarm.bus.base import Entry, EntryHandler, LogInfo, Storage, Subscription
+from swarm.bus.disk import free_bytes
 from swarm.bus.jetstream_api import (
     NO_STREAM,
     OTHER_STREAM,
     WRONG_LAST_SEQUENCE,
     WRONG_LAST_SEQUENCE_UNDER_WAY,
+    AccountInfo,
     ApiError,
+    api_error,
+    is_full,
     log_config,
+    no_room,
     stream_of,
 )
 from swarm.bus.jetstream_calls import TRY_AGAIN_S, JetStreamLink
@@ -35,6 +43,8 @@ from swarm.errors import (
 #: A sender is one token of a subject.
 SENDER: Final = re.compile(r"[A-Za-z0-9_-]+")
 
+_decode_account = msgspec.json.Decoder(AccountInfo).decode
+
 
 async def connect(
     url: str,
@@ -44,13 +54,17 @@ async def connect(
     name: str = "",
     connect_timeout_s: float = 5.0,
     replicas: int = 1,
+    storage_max: int = 0,
+    store_dir: Path | None = None,
 ) -> JetStreamBus:
     """Connect to the NATS server at `url` as `sender`.
 
     `url`: ``nats://[user:password@]host[:port]``, or several, separated by commas.
     `prefix`: of the swarm, for its shared state.  `name`: shown in NATS's monitoring.
-    `replicas`: of every log that is created.  Keeps trying for `connect_timeout_s` (a
-    server may just be starting).  Raises `BadInput` for a bad argument, `BusUnavailable`.
+    `replicas`: of every stream that is created.  For `storage` to tell what no client is told:
+    `storage_max`, bytes that the server may use (0: not known), and `store_dir`, where it
+    stores if that is on this machine.  Keeps trying for `connect_timeout_s` (a server may just
+    be starting).  Raises `BadInput` for a bad argument, `BusUnavailable`.
     """
     if not SENDER.fullmatch(sender):
         raise BadInput(f"the sender {sender!r} cannot be used: letters, digits, '_' and '-' only")
@@ -60,7 +74,7 @@ async def connect(
     target = Target(urls=urls, sender=sender, name=name)
     client = await _first_client(target, connect_timeout_s)
     try:
-        bus = JetStreamBus(target, client.max_payload, prefix, replicas)
+        bus = JetStreamBus(target, client.max_payload, prefix, replicas, storage_max, store_dir)
         await bus.open(client)
     except BaseException:
         await client.abandon()
@@ -89,9 +103,19 @@ async def _first_client(target: Target, timeout_s: float) -> NatsClient:
 class JetStreamBus(JetStreamLink):
     """A `swarm.bus.base.Bus` on NATS; made by `connect`."""
 
-    def __init__(self, target: Target, max_payload: int, prefix: str, replicas: int) -> None:
+    def __init__(
+        self,
+        target: Target,
+        max_payload: int,
+        prefix: str,
+        replicas: int,
+        storage_max: int,
+        store_dir: Path | None,
+    ) -> None:
         super().__init__(target, max_payload)
         self._replicas = replicas
+        self._storage_max = storage_max
+        self._store_dir = store_dir
         self._state = SharedState(self, prefix, replicas)
         self._records = Records(self, replicas)
         self._streams: dict[str, str] = {}
@@ -99,9 +123,9 @@ class JetStreamBus(JetStreamLink):
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
         """See `Bus.create_log`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
-        await self.create_stream(f"creating {log}", log_config(log, self._replicas))
+        await self.create_stream(f"creating {log}", log_config(log, self._replicas, max_bytes))
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """See `Bus.append`; also raises `BusUnavailable` when closed: nothing was sent."""
@@ -174,11 +198,47 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.get_records`."""
         return await self._records.get(name, key)
 
+    async def storage(self) -> Storage:
+        """See `Bus.storage`.
+
+        The limit is the least of what is known: the account's, which JetStream tells; the
+        server's own (`max_file_store`), which it tells nobody but its operator, so `connect`
+        has to be told; what is used and what the disk has left.  Each replica counts.
+        """
+        what = "looking at the storage"
+        message = await self.call(what, "INFO", b"")
+        try:
+            info = _decode_account(message.data)
+        except msgspec.DecodeError as error:
+            raise BusUnavailable(f"{what}: cannot make sense of JetStream's answer") from error
+        if info.error is not None:
+            raise api_error(what, info.error)
+        own = info.tiers.get(f"R{self._replicas}")
+        used, limit = info.storage, info.limits.max_storage
+        if own is not None:
+            used, limit = own.storage, own.limits.max_storage
+        limits = [limit] if limit >= 0 else []
+        if self._storage_max:
+            limits.append(self._storage_max)
+        if self._store_dir is not None:
+            limits.append(used + self._free_bytes(self._store_dir))
+        return Storage(used, min(limits, default=0))
+
+    def _free_bytes(self, directory: Path) -> int:
+        try:
+            return free_bytes(directory)
+        except OSError as error:
+            raise BusUnavailable(f"looking at the storage: {directory}: {error}") from error
+
     # --- clock and shared state ---
 
     async def server_time(self) -> float:
         """See `Bus.server_time`; raises `BusTimeout`, `BusUnavailable`."""
         return await self._state.server_time()
+
+    async def open_state(self) -> None:
+        """See `Bus.open_state`; raises `BusTimeout`, `BusUnavailable`."""
+        await self._state.open()
 
     async def state_get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `BusTimeout`, `BusUnavailable`."""
@@ -209,5 +269,7 @@ def _append_error(what: str, log: str, expected_seq: int, error: ApiError) -> Bu
         return LogMissing(f"{log}: another stream takes this log's subject: {error}")
     if error.err_code == NO_STREAM:
         return LogMissing(f"{log}: no such log")
+    if is_full(error):
+        return no_room(what, error)
     # Most of these mean that it was not stored, but unknown is always safe.
     return OutcomeUnknown(f"{what}: {error}")

@@ -25,6 +25,8 @@ from swarm.errors import BusTimeout, BusUnavailable, LogMissing, NoResponders, O
 
 #: Between two tries of something that the server cannot do yet.
 TRY_AGAIN_S: Final = 0.1
+#: How long a sender that met nobody waits to be told whether there is a stream at all.
+EXISTS_S: Final = 0.5
 
 _decode_stored = msgspec.json.Decoder(Stored).decode
 _decode_reply = msgspec.json.Decoder(Reply).decode
@@ -47,14 +49,20 @@ class JetStreamLink(NatsLink):
     ) -> Reply:
         """As `api`, with a refusal in the reply; raises `BusTimeout`, `BusUnavailable`."""
         data = b"" if body is None else msgspec.json.encode(body)
-        try:
-            message = await self.request(f"{API}.{request}", data, timeout_s)
-        except NoResponders:
-            raise jetstream_missing(what) from None
+        message = await self.call(what, request, data, timeout_s)
         try:
             return _decode_reply(message.data)
         except msgspec.DecodeError as error:
             raise BusUnavailable(f"{what}: cannot make sense of JetStream's answer") from error
+
+    async def call(
+        self, what: str, request: str, data: bytes, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Message:
+        """JetStream's answer as it comes; raises `BusTimeout`, `BusUnavailable`."""
+        try:
+            return await self.request(f"{API}.{request}", data, timeout_s)
+        except NoResponders:
+            raise jetstream_missing(what) from None
 
     async def create_stream(self, what: str, config: dict[str, Any]) -> dict[str, Any]:
         """Create a stream, unless there is one by this name for the same subjects.
@@ -110,7 +118,8 @@ class JetStreamLink(NatsLink):
             check_responders(message, subject)
         except NoResponders:
             # No such stream, or one without a leader at the moment: its subject has no ears.
-            if not await self.exists(log, stream, timeout_s):
+            # In the latter case nobody answers this question either.
+            if not await self.exists(log, stream, min(timeout_s, EXISTS_S)):
                 raise LogMissing(f"{log}: no such log") from None
             raise OutcomeUnknown(f"{what}: the log has no leader at the moment") from None
         raise OutcomeUnknown(f"{what}: cannot make sense of the answer {message.data[:80]!r}")

@@ -21,6 +21,8 @@ from swarm.errors import BusError, BusTimeout, BusUnavailable, LogMissing, NoRes
 
 #: The server ends a page early at this size; the first message always comes, however large.
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+#: How long one server is waited for at first; twice as long each time: it may just be slow.
+PATIENCE_S: Final = 0.5
 
 
 class Page:
@@ -75,18 +77,25 @@ async def read_page(
 ) -> list[Entry]:
     """Ask until some server answers; `deadline`: on the loop's clock.
 
-    Raises `LogMissing`, `BusTimeout`, `BusUnavailable`.
+    In a cluster, any server that keeps the log may be asked, one that hangs among them, for
+    as long as the others believe in it.  So a question without an answer is asked anew, and
+    another server may get it.  Raises `LogMissing`, `BusTimeout`, `BusUnavailable`.
     """
     loop = asyncio.get_running_loop()
     subject = f"{API}.DIRECT.GET.{stream}"
+    patience_s = PATIENCE_S
     while True:
         page = Page(loop.create_future())
         left_s = deadline - loop.time()
+        try_s = min(left_s, patience_s)
         try:
-            await link.ask(subject, request, left_s, None, page.receive, page.done, fragile=True)
+            await link.ask(subject, request, try_s, None, page.receive, page.done, fragile=True)
         except BusTimeout:
             if not page.entries:
-                raise
+                if try_s == left_s or not link.connected:
+                    raise
+                patience_s *= 2
+                continue
         except NoResponders:
             if not await link.exists(log, stream, left_s):
                 raise LogMissing(f"{log}: no such log") from None

@@ -10,6 +10,8 @@ from swarm.bus.jetstream_api import (
     NO_STREAM,
     OTHER_STREAM,
     age_config,
+    is_full,
+    no_room,
     records_config,
     stream_of,
 )
@@ -55,6 +57,8 @@ class Records:
             return
         if error.err_code in {OTHER_STREAM, NO_STREAM}:
             raise LogMissing(f"{name}: no such records: {error}")
+        if is_full(error):
+            raise no_room(what, error)
         raise OutcomeUnknown(f"{what}: {error}")
 
     async def get(self, name: str, key: str) -> list[bytes]:

@@ -10,6 +10,7 @@ from swarm.bus.base import (
     Entry,
     EntryHandler,
     LogInfo,
+    Storage,
     Subscription,
     check_record_age,
     check_record_key,
@@ -18,8 +19,9 @@ from swarm.bus.base import (
 from swarm.bus.memory_follow import Follower
 from swarm.bus.memory_link import MemoryLink, Server
 from swarm.bus.memory_node import Node
+from swarm.bus.memory_process import in_this_process
 from swarm.bus.memory_write import Write
-from swarm.errors import BusError, BusTimeout, OutcomeUnknown
+from swarm.errors import BusError, BusTimeout, OutcomeUnknown, StateMissing
 
 T = TypeVar("T")
 
@@ -35,9 +37,11 @@ class MemoryBus(MemoryLink):
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
         """See `Bus.create_log`; raises `BusTimeout`."""
-        await self._call(f"creating {log}", lambda: self._server.logs.create(log), log=True)
+        await self._call(
+            f"creating {log}", lambda: self._server.logs.create(log, max_bytes), log=True
+        )
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """See `Bus.append`."""
@@ -45,6 +49,8 @@ class MemoryBus(MemoryLink):
         # As on the wire: the fence travels in headers.
         fence = {"Nats-Expected-Last-Sequence": str(expected_seq), "Nats-Expected-Stream": log}
         check_size(self._server.max_payload, log, data, fence)
+        for hook in self._server.on_send:
+            self._wire.guard(hook, log, data, self.node.name)
         return await self._write(
             "append",
             log,
@@ -69,8 +75,9 @@ class MemoryBus(MemoryLink):
 
         def start() -> Follower:
             target = self._server.logs.get(log)
-            return Follower(self._wire, self.node, target, from_seq, handler)
+            return Follower(self._wire, self.node, target, from_seq, hand)
 
+        hand = in_this_process(handler)
         follower = await self._call(f"following {log}", start, log=True)
         # Only now: whoever was told of a time-out must not be handed entries later.
         self._followers = [*(f for f in self._followers if not f.closed), follower]
@@ -130,24 +137,55 @@ class MemoryBus(MemoryLink):
             f"reading {name}.{key}", lambda: self._server.records.get(name, key), log=True
         )
 
+    async def storage(self) -> Storage:
+        """See `Bus.storage`."""
+        return await self._call("looking at the storage", self._server.disk.figures, log=True)
+
     # --- clock and shared state ---
 
     async def server_time(self) -> float:
         """See `Bus.server_time`; raises `BusTimeout`."""
-        return await self._call("the server's time", self._server.wall, log=True)
+
+        def tell() -> float:
+            self._server.known_state()
+            for hook in self._server.on_look:
+                self._wire.guard(hook, self.node.name)
+            return self._server.wall()
+
+        return await self._call("the server's time", tell, log=True)
+
+    async def open_state(self) -> None:
+        """See `Bus.open_state`; raises `BusTimeout`.  A world begins with its state made."""
+        await self._call("opening the shared state", self._open_state, log=True)
+
+    def _open_state(self) -> None:
+        server = self._server
+        if server.state is not None:
+            return
+        names = server.logs.names()
+        if names:
+            raise StateMissing(
+                f"the shared state is gone, but there are logs ({', '.join(names)}): restore it, "
+                "or delete the logs, too"
+            )
+        server.state = {}
 
     async def state_get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `BusTimeout`."""
-        return await self._call(f"reading {key}", lambda: self._server.state.get(key), log=True)
+        return await self._call(
+            f"reading {key}", lambda: self._server.known_state().get(key), log=True
+        )
 
     async def state_create(self, key: str, value: bytes) -> bool:
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
         check_size(self._server.max_payload, key, value)
 
         def create() -> bool:
-            if key in self._server.state:
+            state = self._server.known_state()
+            if key in state:
                 return False
-            self._server.state[key] = value
+            self._server.disk.take(f"creating {key}", len(key) + len(value))
+            state[key] = value
             self._wire.note("state", self.node.name, key, value)
             return True
 

@@ -9,15 +9,22 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from swarm.bus.base import Handler, Message, Subscription, check_size, headers_size
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Wire
 from swarm.bus.memory_logs import Logs
 from swarm.bus.memory_messages import Receiver, Switch
 from swarm.bus.memory_node import Node, Waiting, settle
+from swarm.bus.memory_process import in_this_process
 from swarm.bus.memory_records import Records
 from swarm.bus.memory_routes import check_pattern
-from swarm.errors import BusError, BusTimeout, BusUnavailable
+from swarm.errors import BusError, BusTimeout, BusUnavailable, StateMissing
 
 T = TypeVar("T")
+
+#: Called with the log, the data and the node that begins to append them.
+SendHook = Callable[[str, bytes, str], None]
+#: Called with the node that asks for the server's time.
+LookHook = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,11 +36,21 @@ class Server:
     switch: Switch
     logs: Logs
     records: Records
+    disk: Disk
     max_payload: int
     call_timeout_s: float
     buffer_max: int
-    state: dict[str, bytes] = field(default_factory=dict)
+    #: None once it has been deleted.
+    state: dict[str, bytes] | None = field(default_factory=dict)
     last_number: int = 0
+    on_send: list[SendHook] = field(default_factory=list)
+    on_look: list[LookHook] = field(default_factory=list)
+
+    def known_state(self) -> dict[str, bytes]:
+        """The shared state; raises `StateMissing`."""
+        if self.state is None:
+            raise StateMissing("the shared state does not exist: somebody has deleted it")
+        return self.state
 
     def next_number(self) -> int:
         """A number for a connection or subscription: unique, in order of creation."""
@@ -119,7 +136,9 @@ class MemoryLink:
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """See `Bus.subscribe`; raises `BusUnavailable` when the server cannot be reached."""
         check_pattern(subject)
-        receiver = Receiver(self.node, subject, handler, self._server.next_number(), queue)
+        receiver = Receiver(
+            self.node, subject, in_this_process(handler), self._server.next_number(), queue
+        )
 
         def register() -> None:
             # It may have been given up, or its process ended, while this was under way.
@@ -271,7 +290,8 @@ class MemoryLink:
                 self._wire.note("timeout", self.node.name, what)
                 answer.set_exception(error(f"{what}: no answer within {timeout_s} s"))
 
-        timer = self._wire.later(timeout_s, self.node.enter, give_up)
+        # A timer of the process: it is held back with the process, not with its messages.
+        timer = self._wire.loop.call_later(timeout_s, self.node.due, give_up)
         self._pending[answer] = error
         try:
             return await answer

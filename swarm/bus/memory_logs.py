@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from swarm.bus.base import Entry, LogInfo
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Wire
-from swarm.errors import AppendRefused, LogMissing
+from swarm.errors import AppendRefused, LogMissing, StorageFull
 
 #: Called with the log, the entry as stored, and the node that sent it ("" if injected).
 AppendHook = Callable[[str, Entry, str], None]
@@ -33,10 +34,16 @@ class MemoryLog:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.followers: list[Wakes] = []
+        #: What the entries may take (0: no limit of its own).
+        self.bytes_max = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Be as new."""
         self.first_seq = 1
         #: The entry with sequence n is at n - `first_seq`.
         self.entries: list[Entry] = []
-        self.followers: list[Wakes] = []
         #: What the entries take.
         self.bytes = 0
         #: The last sequence at the latest purge: every replica that has heard of that purge
@@ -72,17 +79,34 @@ class MemoryLog:
 class Logs:
     """All logs of a world.  `wall` is the server's clock, in seconds since the epoch."""
 
-    def __init__(self, wire: Wire, wall: Callable[[], float]) -> None:
+    def __init__(self, wire: Wire, wall: Callable[[], float], disk: Disk) -> None:
         self.on_append: list[AppendHook] = []
         self.on_purge: list[PurgeHook] = []
         self._wire = wire
         self._wall = wall
+        self._disk = disk
         self._logs: dict[str, MemoryLog] = {}
+        self._deleted: dict[str, MemoryLog] = {}
 
-    def create(self, log: str) -> None:
+    def create(self, log: str, max_bytes: int) -> None:
         """Make the log unless it exists."""
         if log not in self._logs:
-            self._logs[log] = MemoryLog(log)
+            # Who followed a log that was deleted follows its successor.
+            before = self._deleted.pop(log) if log in self._deleted else None
+            target = self._logs[log] = before if before is not None else MemoryLog(log)
+            target.bytes_max = max_bytes
+
+    def delete(self, log: str) -> None:
+        """Forget the log, as if it had never been; raises `LogMissing`."""
+        target = self._deleted[log] = self.get(log)
+        del self._logs[log]
+        self._disk.give(target.bytes)
+        target.clear()
+        self._wire.note("deleted", "", log)
+
+    def names(self) -> list[str]:
+        """Of all logs."""
+        return sorted(self._logs)
 
     def get(self, log: str) -> MemoryLog:
         """The log; raises `LogMissing`."""
@@ -93,16 +117,32 @@ class Logs:
             raise LogMissing(f"{log}: no such log; there are: {known}") from None
 
     def append(self, log: str, data: bytes, expected_seq: int, node: str) -> int:
-        """Store an entry if the log's last sequence is `expected_seq`."""
-        actual = self.get(log).last_seq
+        """Store an entry if the log's last sequence is `expected_seq` and there is room."""
+        target = self.get(log)
+        actual = target.last_seq
         if actual != expected_seq:
             self._wire.note("refused", node, log, f"expected {expected_seq}, is at {actual}")
             raise AppendRefused(log, expected_seq, actual)
-        return self.store(log, data, node)
+        try:
+            self._take(target, data)
+        except StorageFull as full:
+            self._wire.note("refused", node, log, full)
+            raise
+        return self._store(target, data, node)
 
-    def store(self, log: str, data: bytes, node: str) -> int:
-        """Store an entry past the fence; returns its sequence."""
-        target = self.get(log)
+    def inject(self, log: str, data: bytes) -> int:
+        """Store an entry past the fence and all limits; returns its sequence."""
+        self._disk.used += self.get(log).size_of(data)
+        return self._store(self.get(log), data, "")
+
+    def _take(self, target: MemoryLog, data: bytes) -> None:
+        size = target.size_of(data)
+        if target.bytes_max and target.bytes + size > target.bytes_max:
+            raise StorageFull(f"{target.name}: {target.bytes} of {target.bytes_max} bytes are used")
+        self._disk.take(f"an append to {target.name}", size)
+
+    def _store(self, target: MemoryLog, data: bytes, node: str) -> int:
+        log = target.name
         entry = Entry(target.last_seq + 1, data, self._wall())
         target.entries.append(entry)
         target.bytes += target.size_of(data)
@@ -116,7 +156,9 @@ class Logs:
     def purge(self, log: str, below_seq: int, node: str) -> None:
         """Drop all entries below `below_seq`; no change when they are gone."""
         target = self.get(log)
+        before = target.bytes
         count = target.drop_below(below_seq)
+        self._disk.give(before - target.bytes)
         self._wire.note("purged", node, log, f"{count} entries, from {target.first_seq} on")
         if count:
             for hook in self.on_purge:
@@ -128,7 +170,7 @@ class Logs:
         end = self._end(target, node)
         newer = target.entries[end + 1 - target.first_seq :]
         size = target.bytes - sum(target.size_of(entry.data) for entry in newer)
-        return LogInfo(target.first_seq, end, size)
+        return LogInfo(target.first_seq, end, size, target.bytes_max)
 
     def read(self, log: str, from_seq: int, limit: int, node: str) -> list[Entry]:
         """As the bus does, with the faults of reading."""

@@ -11,7 +11,7 @@ groups first: a reader may remember more than the owner, never less.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -68,6 +68,10 @@ class DedupeWindow(Generic[Answer]):
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids that are remembered."""
+        return iter(self._answers)
 
     def get(self, id_: str) -> Answer | None:
         """The answer remembered for this id."""

@@ -45,6 +45,7 @@ class EdgeBook:
 
     def of(self, number: int, now: float) -> list[Edge]:
         """What is to be said by now about item `number`."""
+        assert now >= 0, "monotonic seconds"
         shard = self._shard
         item = shard.items.get(number)
         if item is None or (number not in shard.blocked and number not in shard.untold):

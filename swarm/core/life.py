@@ -105,6 +105,7 @@ def _cancelled(shard: Shard, item: Item, event: Cancelled) -> None:
 
 
 def _retried(shard: Shard, item: Item, event: Retried) -> None:
+    assert event.until >= 0, "times are seconds since the epoch"
     hold = shard.let_go(item, event.fence)
     _keep_attempt(shard, item, hold, "failed", event.error)
     shard.schedule(item, event.until)
@@ -149,6 +150,7 @@ def _asked(shard: Shard, item: Item, event: Asked) -> None:
 
 
 def _prioritized(shard: Shard, item: Item, event: Prioritized) -> None:
+    assert item.end is None, f"item {event.n} has ended"
     queued = item.status == "queued"
     if queued:
         shard.lanes.remove(item)
@@ -197,6 +199,7 @@ def _told(shard: Shard, item: Item, event: Told) -> None:
 
 
 def _resolved(shard: Shard, item: Item, event: Resolved) -> None:
+    assert item.end is None, f"item {event.n} has ended"
     known = Dependency(event.status, event.result.copy(), event.omitted)
     story_of(item).depends[event.on] = known
     if item.status == "blocked" and not unresolved(item):

@@ -6,7 +6,7 @@ from swarm.core.checks import stored_bytes
 from swarm.core.shard import Shard
 from swarm.core.work import view, weight
 from swarm.errors import BadInput, NotInMemory, Refusal
-from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats, WorkItem
+from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats
 from swarm.subjects import parse_item_id
 
 #: What an item takes in a page besides its own texts.
@@ -32,13 +32,6 @@ def find(shard: Shard, work_item_id: str) -> Item:
     if found is None:
         raise Refusal("unknown_item", f"there is no work item {work_item_id}")
     return found
-
-
-def item(shard: Shard, number: int) -> WorkItem:
-    """The item for readers; the sequence as of which it is true is set when sent."""
-    found = shard.items.get(number) or shard.thawed.get(number)
-    assert found is not None, f"item {number} was there a moment ago"
-    return view(found, shard.number, 0)
 
 
 def check_query(query: List) -> None:
@@ -93,7 +86,7 @@ def _shown_bytes(candidate: Item) -> int:
 
 
 def stats(shard: Shard) -> ShardStats:
-    """Counts of the shard, from a walk over its items."""
+    """Counts of the shard, and what the latest walk over its items has found."""
     return ShardStats(
         shard=shard.number,
         coordinator=shard.coordinator,
@@ -102,7 +95,8 @@ def stats(shard: Shard) -> ShardStats:
         counts=shard.counts(),
         ready={work_type: count for work_type, count in shard.lanes.ready.items() if count},
         submitted=shard.submitted,
-        conservation=shard.conservation(),
+        conservation=shard.walked.off,
+        walked_at=shard.walked.seq,
         foreign=0,
         archived=sum(shard.archived.values()),
         live_bytes=shard.live_bytes,

@@ -33,6 +33,7 @@ from swarm.core.dedupe import DedupeWindow
 from swarm.core.ids import command_order
 from swarm.core.lanes import Lanes
 from swarm.core.life import LIFE
+from swarm.core.tally import Tally, Walked
 from swarm.core.timers import Timers
 from swarm.core.trail import Trail
 from swarm.core.work import RANK, Spec, read_spec, story_of, unresolved, untold, weight
@@ -116,6 +117,9 @@ class Shard:
         #: Ended items by how they ended, in the order of their ends; some have gone since.
         self.finished: dict[Status, deque[int]] = {status: deque() for status in ENDED}
         self.trail = Trail(self.items)
+        #: Items by status, and what the latest walk over them has found.
+        self.tally = Tally(self.items)
+        self.walked = Walked()
         self.next_number = 1
         #: By event, independent of `items`: the other side of the conservation check.
         self.submitted = 0
@@ -140,9 +144,11 @@ class Shard:
         number: int = getattr(event, "n")  # noqa: B009 - events of items have it
         item = self.items.get(number)
         if item is not None:
-            before = weight(item)
+            weighed, before = weight(item), item.status
             life(self, item, event)
-            self.live_bytes += weight(item) - before
+            self.live_bytes += weight(item) - weighed
+            if item.status != before:
+                self.tally.moved(number, before, item.status)
             return
         assert not self.complete, f"{event} is about an item that there is not"
         upkeep.pass_by(self, event)
@@ -174,6 +180,7 @@ class Shard:
             self.pause(item, Pause("blocked"))
         else:
             self.schedule(item, spec.not_before)
+        self.tally.added(item)
         if spec.deadline:
             self.timers.add(spec.deadline, number)
         if spec.idempotency_key:
@@ -186,9 +193,10 @@ class Shard:
             if item is None:
                 assert not self.complete, f"item {number} is due, and there is none"
                 continue
-            before = weight(item)
+            weighed, before = weight(item), item.status
             self.resume(item)
-            self.live_bytes += weight(item) - before
+            self.live_bytes += weight(item) - weighed
+            self.tally.moved(number, before, item.status)
 
     # --- steps that events are made of ---------------------------------------------
 
@@ -202,6 +210,7 @@ class Shard:
     def drop(self, item: Item) -> None:
         """The item is not part of the state any more."""
         del self.items[item.number]
+        self.tally.removed(item)
         self.live_bytes -= weight(item)
 
     def schedule(self, item: Item, until: float) -> None:
@@ -279,10 +288,8 @@ class Shard:
     # --- looking ------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Items by status, archived ones included, from a walk over the items: O(items)."""
-        counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-        for item in self.items.values():
-            counts[item.status] += 1
+        """Items by status, archived ones included, as counted event by event."""
+        counts: dict[str, int] = {str(s): count for s, count in self.tally.counts.items()}
         for status, number in self.archived.items():
             counts[status] += number
         return counts
@@ -300,16 +307,31 @@ class Shard:
                 yield number, hold
 
     def conservation(self) -> int:
-        """How far the items found by a walk are from what the events say: 0.
+        """How far a walk over all items is from what the events say: 0.  O(items)."""
+        found: dict[Status, int] = dict.fromkeys(STATUSES, 0)
+        for item in self.items.values():
+            found[item.status] += 1
+        return self._off(found)
 
-        Submitted less found, each kind of end by its own counter, and the numbers given
-        out less those that are accounted for.
+    def walk(self, numbers: int, seq: int) -> None:
+        """Look at so many items more; after the last one, `walked` tells, as of entry `seq`.
+
+        Only between two batches: what was decided and is not durable must not be shown.
         """
-        counts = self.counts()
-        off = sum(abs(counts[status] - number) for status, number in self.ended.items())
-        gone = sum(self.archived.values())
-        off += abs(self.next_number - 1 - len(self.items) - gone)
-        return abs(self.submitted - sum(counts.values())) + off
+        if self.tally.walk(numbers, self.next_number):
+            found = self.tally.found
+            self.walked = Walked(self._off(found), seq, sum(found.values()))
+            self.tally.begin(self.next_number)
+
+    def _off(self, found: dict[Status, int]) -> int:
+        """Each kind of count, by a walk and by events; and the numbers given out."""
+        off = sum(abs(count - self.tally.counts[status]) for status, count in found.items())
+        off += sum(
+            abs(found[status] + self.archived[status] - count)
+            for status, count in self.ended.items()
+        )
+        there = sum(found.values()) + sum(self.archived.values())
+        return off + abs(self.submitted - there) + abs(self.next_number - 1 - there)
 
     def validate(self) -> None:
         """Assert every invariant; for tests and the simulation: O(items)."""

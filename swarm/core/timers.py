@@ -39,6 +39,7 @@ class Timers:
 
     def due(self, now: float, count_max: int) -> list[int]:
         """Up to `count_max` items whose time has come, taken out, each once."""
+        assert count_max > 0, "nothing would ever come due"
         found: dict[int, None] = {}
         while self._heap and self._heap[0][0] <= now and len(found) < count_max:
             found[heappop(self._heap)[1]] = None

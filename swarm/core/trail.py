@@ -43,6 +43,7 @@ class Trail:
 
     def __iter__(self) -> Iterator[Item]:
         """The items, oldest statement first."""
+        assert len(self._numbers) == len(self._seqs), "one sequence a statement"
         for number, seq in zip(self._numbers, self._seqs, strict=True):
             item = self._items.get(number)
             if item is not None and item.seq == seq:

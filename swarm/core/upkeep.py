@@ -26,7 +26,7 @@ from msgspec import Raw, Struct
 
 from swarm.core.dedupe import Group
 from swarm.core.life import LIFE, REMEMBERED
-from swarm.core.work import deadline_of, weight
+from swarm.core.work import deadline_of
 from swarm.messages import (
     ENDED,
     Archived,
@@ -47,6 +47,8 @@ _item_decoder = msgspec.json.Decoder(Item)
 
 #: Besides the item, of an item that is stated again.
 STATED_BYTES = 20
+#: What a log may be longer than it must be while storage is short.
+PRESSED_FLOOR = 65_536
 
 
 # --- folding ------------------------------------------------------------------------
@@ -106,6 +108,7 @@ def _take_in(shard: Shard, item: Item) -> None:
         shard.pause(item, item.pause)
     else:
         shard.lanes.add(item)
+    shard.tally.added(item)
     if item.end is not None:
         return
     if item.story is not None and item.story.ask is not None:
@@ -233,9 +236,14 @@ class Pace(Struct):
     ended: bool = False
     #: Appended since the last mark.
     since_mark: int = 0
+    #: The storage is nearly full: whatever can be freed is to be freed.
+    pressed: bool = False
 
     def limit(self, live_bytes: int) -> int:
         """Length from which on a log is compacted."""
+        if self.pressed:
+            floor = min(self.floor_bytes, PRESSED_FLOOR)
+            return floor + max(live_bytes, self.settled_bytes) * 5 // 4
         return self.floor_bytes + 2 * max(live_bytes, self.settled_bytes)
 
     def awake(self, live_bytes: int) -> bool:
@@ -253,7 +261,8 @@ class Pace(Struct):
 
     def marking(self) -> bool:
         """Whether it is time for a mark and a purge."""
-        return self.ended or (self.round > 0 and self.since_mark > self.floor_bytes // 4)
+        most = min(self.floor_bytes, PRESSED_FLOOR) if self.pressed else self.floor_bytes // 4
+        return self.ended or (self.round > 0 and self.since_mark > most)
 
     def appended(self, size: int) -> None:
         """An entry of `size` bytes is in the log."""

@@ -130,6 +130,9 @@ class Assignment(Struct, omit_defaults=True, frozen=True):
     answer: Raw = NULL
     #: How its dependencies ended, by id.
     depends: dict[str, Dependency] = {}
+    #: How often it has waited, and who gave the latest answer; empty: nobody, the wait expired.
+    waits: int = 0
+    answered_by: str = ""
 
 
 class Next(Struct, omit_defaults=True):

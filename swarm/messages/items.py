@@ -249,13 +249,13 @@ class ShardStats(Struct, omit_defaults=True):
     coordinator: str
     epoch: int
     as_of: int
-    #: Items by status, from a walk over the items.
+    #: Items by status, as counted event by event.
     counts: dict[str, int]
     #: Ready items by work type.
     ready: dict[str, int]
     #: Items ever submitted, from the event counters.
     submitted: int
-    #: submitted minus the sum of `counts`: anything but 0 is a defect.
+    #: How far a walk over all items is from what the events say: anything but 0 is a defect.
     conservation: int
     #: Entries in the log that are not ours; anything but 0 wants a look.
     foreign: int
@@ -268,3 +268,6 @@ class ShardStats(Struct, omit_defaults=True):
     #: Bytes of the log, and of the state that it must keep, roughly.
     log_bytes: int = 0
     live_bytes: int = 0
+    #: Sequence as of which `conservation` was found: a large shard is walked over slowly.
+    #: 0: its first walk has not ended yet.
+    walked_at: int = 0

@@ -338,6 +338,8 @@ async def test_closing_twice_and_using_it_afterwards(world: World) -> None:
         "put_record": bus.put_record(world.log(1), "k", b"", 1.0),
         "get_records": bus.get_records(world.log(1), "k"),
         "server_time": bus.server_time(),
+        "open_state": bus.open_state(),
+        "storage": bus.storage(),
         "state_get": bus.state_get("k"),
         "state_create": bus.state_create("k", b""),
     }

@@ -76,6 +76,7 @@ RICH_BEAT = m.Beat(
     ready={"feature": 20},
     closed={"7": "swarmlog.7: entry 3 is ours but cannot be decoded"},
     draining=True,
+    standby={"1": 0.25, "5": -1.0},
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 STATS = m.ShardStats(

@@ -71,6 +71,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Restartable]:
 @pytest.fixture
 async def bus(server: Restartable) -> AsyncIterator[JetStreamBus]:
     bus = await connect(server.url, "a", prefix="x")
+    await bus.open_state()
     await bus.create_log(LOG)
     yield bus
     await bus.close()

@@ -207,7 +207,7 @@ class Model:
         if known.status in ENDED:
             return "already_finished"
         if verb == "prioritize":
-            known.rank = PRIORITIES.index(given["priority"])  # type: ignore[arg-type]
+            known.rank = PRIORITIES.index(given["priority"])
             return ""
         wait = int(str(given["wait"]))
         if not known.waits or wait > known.waits:

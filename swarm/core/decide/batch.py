@@ -52,6 +52,7 @@ class Batch:
 
     def add(self, event: Event) -> None:
         """Decide `event`; refuses one that not every live coordinator could read."""
+        assert self.format in (1, FORMAT), "no other formats are written"
         if self.format < FORMAT and not isinstance(event, EVENTS_OF_1):
             raise Refusal(
                 "unsupported",

@@ -45,6 +45,7 @@ def take(
     command_id: str = "",
 ) -> Assignment:
     """Claim item `number`, the best of its lane, for (agent, session)."""
+    assert lease_s >= 0, "a lease of no length is the default's"
     item = shard.items[number]
     lease_s = lease_s or item.lease_s or shard.rules.lease_s
     out.add(Claimed(number, item.fence + 1, agent, session, lease_s, command_id))
@@ -69,4 +70,6 @@ def assignment(shard: Shard, item: Item, hold: Hold) -> Assignment:
         story.checkpoint,
         story.answer,
         dict(story.depends),
+        story.waits,
+        story.answered_by,
     )

@@ -57,6 +57,7 @@ def item_control(shard: Shard, command: ItemControl, sender: str, out: Batch) ->
 
 
 def _cancel(item: Item, command: Cancel, sender: str, out: Batch) -> None:
+    assert command.grace_s >= 0, "checked when it was decoded"
     if item.end is not None:
         if item.end.status == "cancelled":
             return

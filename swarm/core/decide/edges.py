@@ -17,6 +17,7 @@ from swarm.core.shard import Shard
 from swarm.core.work import read_spec
 from swarm.errors import Refusal
 from swarm.messages import (
+    ENDED,
     Cancelled,
     Died,
     Edge,
@@ -69,6 +70,7 @@ def outcome(item: Item, name: str, dependent: str) -> Outcome:
 
 
 def _outcome(shard: Shard, told: Outcome, out: Batch) -> None:
+    assert told.status in ENDED, "an outcome is an end"
     try:
         item = find(shard, told.dependent)
     except Refusal:
@@ -96,6 +98,7 @@ def _outcome(shard: Shard, told: Outcome, out: Batch) -> None:
 
 
 def _heard(shard: Shard, heard: Heard, out: Batch) -> None:
+    assert heard.status in ENDED, "an outcome is an end"
     try:
         item = find(shard, heard.on)
     except Refusal:

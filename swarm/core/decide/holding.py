@@ -126,6 +126,7 @@ def _after_the_end(command: ItemCommand, item: Item, sender: str, verb: str) -> 
 
 
 def _fail(shard: Shard, item: Item, hold: Hold, command: Fail, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     asked = end_as_asked(item)
     if asked is not None:
         out.add(asked)
@@ -144,6 +145,7 @@ def _fail(shard: Shard, item: Item, hold: Hold, command: Fail, out: Batch) -> No
 
 
 def _release(item: Item, hold: Hold, command: Release, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     check_json(command.checkpoint, "the checkpoint")
     asked = end_as_asked(item)
     if asked is not None:
@@ -162,6 +164,7 @@ def _release(item: Item, hold: Hold, command: Release, out: Batch) -> None:
 
 
 def _wait(shard: Shard, item: Item, hold: Hold, command: Wait, out: Batch) -> None:
+    assert item.hold is hold, "the caller has checked who holds it"
     check_json(command.checkpoint, "the checkpoint")
     asked = end_as_asked(item)
     if asked is not None:
@@ -233,10 +236,14 @@ def _check_growth(
     *,
     without_checkpoint: bool = False,
 ) -> None:
-    """Refuse what would make the item larger than an item may be."""
-    story = item.story
-    if added in (NULL, "") and not note and checkpoint == NULL and story is None:
+    """Refuse what would make the item larger than an item may be.
+
+    What adds nothing is never refused, or an item that is at its limit (by the results of
+    its dependencies, say) could not be ended by anybody.
+    """
+    if added in (NULL, "") and checkpoint == NULL:
         return
+    story = item.story
     size = stored_bytes(item.spec) + stored_bytes(added) + stored_bytes(note)
     if checkpoint != NULL:
         size += stored_bytes(checkpoint)

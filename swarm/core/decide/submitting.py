@@ -92,6 +92,7 @@ def _admitted(shard: Shard, raw: Raw) -> NewItem:
 
 
 def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> SubmitReply:
+    assert len(command.indexes) == len(command.items), "checked before"
     spec_at = dict(zip(command.indexes, command.items, strict=True))
     clashes = dict.fromkeys(accepted.clashes)
     results = []

@@ -45,6 +45,7 @@ def give_up(shard: Shard, number: int, cause: TakenBack, reason: str, out: Batch
 
 def due(shard: Shard, out: Batch, count_max: int) -> list[tuple[int, Hold, str]]:
     """Do what has come due; (number, hold, why) of the claims that ended by it."""
+    assert count_max > 0, "nothing would ever come due"
     if out.format < FORMAT:
         return []
     stopped: list[tuple[int, Hold, str]] = []
@@ -101,6 +102,7 @@ def _deadline_is_over(shard: Shard, item: Item, out: Batch) -> str:
 def may_archive(shard: Shard, kept: int, dead_before: float, count_max: int) -> list[int]:
     """Up to `count_max` ended items to archive: the oldest of those over `kept`, and items
     that died before `dead_before`; none whose dependents have not been told."""
+    assert kept >= 0, "less than nothing cannot be kept"
     found: list[int] = []
     for status, numbers in shard.finished.items():
         over = shard.ended[status] - shard.archived[status] - kept

@@ -9,6 +9,7 @@ import pytest
 
 from swarm.core import read
 from swarm.core.shard import Shard
+from swarm.core.work import view
 from swarm.messages import STATUSES, Attempt, ItemPage, List, WorkItem
 from tests.builders import NOW, Desk, new_item, refusal_of
 from tests.states import state_of
@@ -47,7 +48,7 @@ def test_an_item_in_every_state_of_its_life() -> None:
     )  # fmt: skip
 
     def shown() -> WorkItem:
-        return msgspec.structs.replace(read.item(desk.shard, 1), version="")
+        return msgspec.structs.replace(view(desk.shard.items[1], desk.shard.number, 0), version="")
 
     assert shown() == queued
 
@@ -84,7 +85,7 @@ def test_a_dead_item_shows_how_far_it_came_and_why() -> None:
     desk.progress(held, "a1", 70.0, "nearly")
     desk.now += 3
     desk.die(held, "a1", "it broke")
-    shown = read.item(desk.shard, 1)
+    shown = view(desk.shard.items[1], desk.shard.number, 0)
     assert (shown.status, shown.error, shown.progress, shown.note) == (
         "dead", "it broke", 70.0, "nearly",
     )  # fmt: skip
@@ -97,7 +98,7 @@ def test_a_reader_changes_nothing() -> None:
     desk.submit(new_item(labels={"a": "b"}), new_item())
     desk.take("a1")
     before = state_of(desk.shard)
-    shown = read.item(desk.shard, 1)
+    shown = view(desk.shard.items[1], desk.shard.number, 0)
     shown.labels["a"] = "changed"
     all_pages(desk.shard)
     read.stats(desk.shard)

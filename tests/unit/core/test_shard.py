@@ -140,6 +140,7 @@ def forget_an_end(shard: Shard) -> None:
 def block_by_nothing(shard: Shard) -> None:
     shard.take_out(shard.items[4])
     shard.pause(shard.items[4], Pause("blocked"))
+    shard.tally.moved(4, "queued", "blocked")
 
 
 def forget_the_blocked(shard: Shard) -> None:
