@@ -60,5 +60,5 @@ def longest_pause_s(struck: Strike, history: History) -> float:
     return max((after - struck.at for after in pauses if after), default=0.0)
 
 
-def _next(stamps: Mapping[int, float], at: float) -> float:
-    return min((stamp for stamp in stamps.values() if stamp > at), default=0.0)
+def _next(stamps: Mapping[int, tuple[float, float]], at: float) -> float:
+    return min((earliest for earliest, _ in stamps.values() if earliest > at), default=0.0)
