@@ -78,30 +78,9 @@ class Coordinator(Actor):
         )
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
-        around = Surroundings(
-            bus=bus,
-            send=self._send,
-            settings=settings,
-            runtime=self._runtime,
-            subjects=self._subjects,
-            coordinator=self.name,
-            pool=self._pool,
-            server_clock=ServerClock(bus, self._runtime),
-            hearing=self._presence.hearing,
-            ended=self._shard_lost,
-            committed=self._look_for_takers,
-            format=self._format,
-            nearly_full=self.storage.nearly_full,
-        )
+        around = self._surroundings()
         self._shards = Ownership(around, shard_map, self._presence.live)
-        self._lending = Lending(
-            self.name,
-            self._pool,
-            self._shards,
-            self._say,
-            self._subjects,
-            self._presence.hearing,
-        )
+        self._lending = Lending(around, self._shards, self._say)
         self._intake = Intake(
             around,
             shard_map,
@@ -128,6 +107,23 @@ class Coordinator(Actor):
         self.draining = False
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            bus=self._bus,
+            send=self._send,
+            settings=self._settings,
+            runtime=self._runtime,
+            subjects=self._subjects,
+            coordinator=self.name,
+            pool=self._pool,
+            server_clock=ServerClock(self._bus, self._runtime),
+            hearing=self._presence.hearing,
+            ended=self._shard_lost,
+            committed=self._look_for_takers,
+            format=self._format,
+            nearly_full=self.storage.nearly_full,
+        )
 
     # --- life -----------------------------------------------------------------------
 

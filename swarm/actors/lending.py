@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
-from swarm.core.credits import CreditPool
+from swarm.actors.surroundings import Surroundings
 from swarm.messages import Beat, Borrow, Credit, Lend
-from swarm.subjects import Subjects
 
 _encode = msgspec.json.Encoder().encode
 _borrow = msgspec.json.Decoder(Borrow)
@@ -29,25 +27,17 @@ SEEK_S = 0.02
 class Lending:
     """The part of a coordinator that borrows and lends free slots.
 
-    `hearing`: whether messages reach this process.  While they do not its agents may have
-    attached elsewhere, and their slots are not ours to lend.
+    Not while it hears nothing: its agents may have attached elsewhere, and their slots are
+    not ours to lend then.
     """
 
-    def __init__(
-        self,
-        me: str,
-        pool: CreditPool,
-        shards: Ownership,
-        say: Outgoing,
-        subjects: Subjects,
-        hearing: Callable[[], bool],
-    ) -> None:
-        self._hearing = hearing
-        self._me = me
-        self._pool = pool
+    def __init__(self, around: Surroundings, shards: Ownership, say: Outgoing) -> None:
+        self._hearing = around.hearing
+        self._me = around.coordinator
+        self._pool = around.pool
         self._shards = shards
         self._say = say
-        self._subjects = subjects
+        self._subjects = around.subjects
         self._clock = asyncio.get_running_loop().time
         self._sought_at = -SEEK_S
         #: Slots offered to a peer since its beat with this number, by (peer, work type).

@@ -9,10 +9,12 @@ log that was purged below what was read last is a gap, and the reader starts ove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections import deque
+from collections.abc import Collection, Coroutine, Iterator
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from swarm.actors.actor import Actor
 from swarm.actors.opening import shard_rules_of
@@ -28,8 +30,10 @@ LOOK_FIRST_S = 0.05
 LOOK_LONGEST_S = 1.0
 #: A log that cannot be folded is read again after this time.
 BROKEN_S = 30.0
-#: Items let go of at a stretch.
+#: Things let go of at a stretch.
 LET_GO = 2000
+#: Work types, priorities, kinds of ends: there are no more of them than this.
+FEW = 1000
 
 
 class Pace:
@@ -208,8 +212,28 @@ class Standbys:
 
 async def dismantle(shard: Shard) -> None:
     """Free a large state in slices: all at once would hold up the loop."""
-    items = shard.items
-    while items:
-        for _ in range(min(LET_GO, len(items))):
-            items.popitem()
-        await asyncio.sleep(0)
+    for container in _containers(shard, {}):
+        take = container.popitem if isinstance(container, dict) else container.pop
+        while container:
+            for _ in range(min(LET_GO, len(container))):
+                take()
+            await asyncio.sleep(0)
+
+
+def _containers(
+    part: object, seen: dict[int, object]
+) -> Iterator[dict[Any, Any] | deque[Any] | list[Any]]:
+    """Everything that a state keeps things in, what it is made of included."""
+    if id(part) in seen:
+        return
+    seen[id(part)] = part
+    if isinstance(part, dict | deque | list):
+        # Small ones may hold large ones: what a shard has many of is small itself.
+        if len(part) < FEW:
+            for one in list(part.values() if isinstance(part, dict) else part):
+                yield from _containers(one, seen)
+        yield part
+    elif type(part).__module__.startswith("swarm.core.") and not isinstance(part, Struct):
+        slots = getattr(part, "__slots__", ())
+        for one in [*getattr(part, "__dict__", {}).values(), *(getattr(part, x) for x in slots)]:
+            yield from _containers(one, seen)
