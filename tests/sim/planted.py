@@ -23,9 +23,21 @@ from swarm.core import decide
 from swarm.core.dedupe import DedupeWindow
 from swarm.core.envelope import FORMAT, decode_entry, encode_entry
 from swarm.core.leases import Leases, Missing
+from swarm.core.sessions import Sessions
 from swarm.core.shard import Shard
 from swarm.errors import AppendRefused, Deposed
-from swarm.messages import Event, Get, List, LogEntry, Opened, ShardSubmit, Stats
+from swarm.messages import (
+    Attach,
+    Attached,
+    Attention,
+    Event,
+    Get,
+    List,
+    LogEntry,
+    Opened,
+    ShardSubmit,
+    Stats,
+)
 from swarm.runtime import Runtime
 
 Patch = pytest.MonkeyPatch
@@ -251,6 +263,24 @@ def slots_on_their_way_stay_so(patch: Patch) -> None:
     patch.setattr("swarm.core.credits.SETTLE_S", 1e9)
 
 
+def heartbeats_without_a_pause(patch: Patch) -> None:
+    """Agents are told to send heartbeats much more often than they should."""
+    original = Sessions.attach
+
+    def attach(
+        self: Sessions, agent: str, session: str, attach: Attach, now: float
+    ) -> tuple[Attached, Attention]:
+        attached, attention = original(self, agent, session, attach, now)
+        return msgspec.structs.replace(attached, heartbeat_s=0.1), attention
+
+    patch.setattr(Sessions, "attach", attach)
+
+
+def two_processes_of_one_agent(patch: Patch) -> None:
+    """A coordinator does not hear that a session of the same agent id was taken on elsewhere."""
+    patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
+
+
 #: Each bug, and the kinds of mishaps that bring it to light.
 PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (no_barrier_after_a_timeout, ()),
@@ -260,7 +290,7 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (unlisted_items_renewed, ()),
     (no_session_in_the_token, ()),
     (deposed_owner_answers, ("pause",)),
-    (gap_ignored_by_a_reader, ()),
+    (gap_ignored_by_a_reader, ("crash",)),
     (reads_answered_from_memory, ("pause",)),
     (leases_on_the_wall_clock, ("clock",)),
     (any_clock_may_open, ()),
@@ -268,4 +298,6 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (time_goes_back_with_the_clock, ("clock",)),
     (dedupe_forgotten_at_takeover, ("crash",)),
     (slots_on_their_way_stay_so, ()),
+    (heartbeats_without_a_pause, ()),
+    (two_processes_of_one_agent, ("crash",)),
 ]

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from swarm.actors.opening import shard_rules_of
-from swarm.bus.memory import Faults, MemoryWorld
+from swarm.bus.memory import MemoryWorld
 from swarm.messages import ShardMap
 from swarm.subjects import Subjects
 from swarm.testing.sim.clocks import Clocks
@@ -134,18 +134,3 @@ class SimSwarm:
                 left = "; ".join(self._hooks.unfinished()) or "nothing"
                 raise Violation(f"[liveness] clients that wait: {clients}; unfinished: {left}")
             await asyncio.sleep(LOOK_S)
-
-
-def faultless(plan: Plan) -> Plan:
-    """The same work without any fault."""
-    return Plan(
-        settings=plan.settings,
-        faults=Faults.none(),
-        mishaps=[],
-        faults_s=plan.faults_s,
-        items=plan.items,
-        coordinators=plan.coordinators,
-        routers=plan.routers,
-        agents=plan.agents,
-        concurrency=plan.concurrency,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.mechanisms.attaching import Attaching
 from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.holding import Holding
 from swarm.testing.sim.mechanisms.leasing import Leasing
@@ -14,6 +15,7 @@ from swarm.testing.sim.mechanisms.timekeeping import Timekeeping
 
 MECHANISMS: tuple[type[Mechanism], ...] = (
     Submitting,
+    Attaching,
     Holding,
     Leasing,
     Reading,
