@@ -217,7 +217,9 @@ class JetStreamBus(JetStreamLink):
 
         The limit is the least of what is known: the account's, which JetStream tells; the
         server's own (`max_file_store`), which it tells nobody but its operator, so `connect`
-        has to be told; what is used and what the disk has left.  Each replica counts.
+        has to be told; what is used and what the disk has left.  Each replica counts.  In a
+        cluster the figures are some seconds old, and while a server is at its own limit they
+        may not come at all (`jetstream_api.NO_ROOM`): what was known before still holds.
         """
         what = "looking at the storage"
         message = await self.call(what, "INFO", b"")
