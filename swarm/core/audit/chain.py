@@ -52,8 +52,8 @@ class Chain:
         if known and entry.previous in self._strangers:
             self._findings.add(
                 "chain",
-                f"it follows entry {entry.previous}, which is damaged beyond recognition: the shard "
-                "stays closed; restore that entry from a replica or backup",
+                f"it follows entry {entry.previous}, which is damaged beyond recognition: the "
+                "shard stays closed; restore that entry from a replica or backup",
             )
         else:
             self._findings.add("foreign", f"no link of the chain, every reader skips it: {why}")
