@@ -153,7 +153,7 @@ def bundle() -> dict[str, Any]:
     shown: list[type[Struct]] = [*classes(), ErrorReply]
     _, components = msgspec.json.schema_components(map(mirrors.of, shown))
     for one in shown:
-        properties = components[one.__name__]["properties"]
+        properties = _properties(one, components[one.__name__])
         for field, text in _field_texts(one).items():
             properties[field]["description"] = text
     return {
@@ -163,6 +163,16 @@ def bundle() -> dict[str, Any]:
         "description": "Fields that are not named here are ignored by whoever reads a message.",
         "$defs": dict(sorted(components.items())),
     }
+
+
+def _properties(message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of a message's fields by name, also where it is written as an array."""
+    config = message.__struct_config__
+    if not config.array_like:
+        found: dict[str, Any] = schema["properties"]
+        return found
+    tag = config.tag is not None
+    return dict(zip(message.__struct_encode_fields__, schema["prefixItems"][tag:], strict=True))
 
 
 def index() -> dict[str, Any]:
@@ -223,6 +233,7 @@ class _Mirrors:
             namespace={"__doc__": inspect.cleandoc(original.__doc__ or "")},
             tag_field=config.tag_field,
             tag=config.tag,
+            array_like=config.array_like,
         )
 
     def _copy(self, hint: Any) -> Any:

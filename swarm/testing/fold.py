@@ -47,6 +47,7 @@ from swarm.messages import (
 )
 from swarm.subjects import Subjects, item_id
 from swarm.testing.lives import Ended, Ending, History, Hold, Life, Turn
+from swarm.testing.recorded import BoundedEntry
 
 __all__ = ["History", "Hold", "Life", "LogSource", "Turn", "read_logs"]
 
@@ -99,8 +100,9 @@ class _Place(Struct, frozen=True):
 
     seq: int
     index: int
-    #: The server's stamp.
+    #: The server's stamp: the earliest and the latest that it can be.
     time: float
+    latest: float
     owner: str
     #: The owner's clock, which delays go by.
     now: float
@@ -132,11 +134,13 @@ class _Fold:
         if link is Link.GAP:
             self.contradiction(stored.seq, f"entries between {last} and this one are missing")
             return False
-        self._stamps[stored.seq] = stored.time
+        latest = stored.latest if isinstance(stored, BoundedEntry) else stored.time
+        self._stamps[stored.seq] = stored.time, latest
         if link is not Link.OURS or entry is None:
             return True
         for index, event in enumerate(entry.events):
-            self._fold(event, _Place(stored.seq, index, stored.time, entry.owner, entry.now))
+            place = _Place(stored.seq, index, stored.time, latest, entry.owner, entry.now)
+            self._fold(event, place)
         return True
 
     def _fold(self, event: Event, place: _Place) -> None:
@@ -197,7 +201,7 @@ class _Fold:
             self.contradiction(place.seq, what)
             return None
         hold.ending, hold.ended_at, hold.ended_time = ending, place.at, place.time
-        hold.told, hold.after = told, after
+        hold.ended_latest, hold.told, hold.after = place.latest, told, after
         _turn(life, place, after)
         return life
 

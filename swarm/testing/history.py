@@ -196,7 +196,7 @@ def _check_recorded(name: str, life: Life, executions: list[Execution], report: 
         if hold.ending != "completed":
             continue
         runs = [run for run in executions if run.token == hold.token]
-        if any(run.end is not None and run.end <= hold.ended_time for run in runs):
+        if any(run.end is not None and run.end <= hold.ended_latest for run in runs):
             continue
         report.unrecorded += 1
         on_record = ", ".join(_tell(run) for run in runs) or "no execution"

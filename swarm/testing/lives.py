@@ -18,11 +18,13 @@ class Hold(Struct):
     token: str
     #: Sequence and place within the entry: what came first in the log.
     at: tuple[int, int]
-    #: The server's stamp of the entry.
+    #: The server's stamp of the entry; where it is not known, the earliest that it can be.
     time: float
     ending: Ending | None = None
     ended_at: tuple[int, int] | None = None
+    #: As `time`, and the latest that it can be.
     ended_time: float = 0.0
+    ended_latest: float = 0.0
     #: Whether the holder ended it by word of what its handler, which has ended, has done.
     told: bool = False
     #: Status of the item from its end on.
@@ -33,7 +35,7 @@ class Turn(Struct, frozen=True):
     """From this entry on an item had this status."""
 
     seq: int
-    #: The server's stamp of the entry.
+    #: As `Hold.time`.
     time: float
     status: str
 
@@ -70,5 +72,6 @@ class History(Struct):
     contradictions: list[str]
     #: Entries that are not the swarm's.
     foreign: int = 0
-    #: By shard, the server's stamp of each entry, by sequence: foreign ones included.
-    stamps: dict[int, dict[int, float]] = {}
+    #: By shard, the server's stamp of each entry, by sequence, foreign ones included: the
+    #: earliest and the latest that it can be.
+    stamps: dict[int, dict[int, tuple[float, float]]] = {}

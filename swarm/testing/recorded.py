@@ -21,12 +21,20 @@ from swarm.errors import BadInput, LogMissing
 from swarm.testing.records import LineFile
 
 
+class BoundedEntry(Entry, frozen=True):
+    """An entry whose stamp is not known, but that it is not before `time` nor after `latest`."""
+
+    latest: float
+
+
 class _EntryLine(Struct, omit_defaults=True):
     """An entry, or (without data) the one in whose place there is a hole."""
 
     seq: int
     time: float = 0.0
     data: bytes | None = None
+    #: Of a `BoundedEntry`.
+    latest: float = 0.0
     #: Of a hole: the next entry that there was.
     until: int = 0
 
@@ -39,14 +47,16 @@ class EntryLog:
 
     def __init__(self, directory: Path, shard: int) -> None:
         self._lines = LineFile(directory, f"entries-{shard}")
-        #: Sequence of the last entry on record.
+        #: Sequence and stamp of the last entry on record.
         self.last = 0
+        self.last_time = 0.0
 
     def take(self, entry: Entry) -> None:
         """Record the entry; it must be the next one."""
         assert entry.seq == self.last + 1, f"{entry.seq} does not follow {self.last}"
-        self._lines.append(_EntryLine(entry.seq, entry.time, entry.data))
-        self.last = entry.seq
+        latest = entry.latest if isinstance(entry, BoundedEntry) else 0.0
+        self._lines.append(_EntryLine(entry.seq, entry.time, entry.data, latest))
+        self.last, self.last_time = entry.seq, entry.time
 
     def missed(self, until: int) -> None:
         """The log goes on at `until`; what is between cannot be had any more."""
@@ -85,7 +95,10 @@ class RecordedLogs:
                 if line.data is None:
                     self.missed.append(f"{log}: entries {line.seq} to {line.until - 1}")
                     continue
-                known = found.setdefault(line.seq, Entry(line.seq, line.data, line.time))
+                entry = Entry(line.seq, line.data, line.time)
+                if line.latest:
+                    entry = BoundedEntry(line.seq, line.data, line.time, line.latest)
+                known = found.setdefault(line.seq, entry)
                 if known.data != line.data:
                     self.conflicts.append(f"{log}: entry {line.seq} was seen with two contents")
         return found

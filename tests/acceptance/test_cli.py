@@ -76,12 +76,12 @@ def test_a_failure_from_a_shell(place: Place, work_type: str) -> None:
         swarm submit --type {work_type} >/dev/null
         read -r id token < <(swarm claim --type {work_type} --agent me --wait 10)
         export SWARM_TOKEN=$token SWARM_AGENT_ID=me
-        swarm fail "$id" --error 'no disk'
+        swarm fail "$id" --error 'no disk' --final
         swarm work get "$id"
         """,
     )
     assert done.returncode == 0, done.stderr
-    assert "state        dead\n" in done.stdout
+    assert "status       dead (failed)\n" in done.stdout
     assert "error        no disk\n" in done.stdout
 
 

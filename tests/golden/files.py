@@ -75,6 +75,7 @@ def fold(entries: list[Entry]) -> Any:
     links: list[str] = []
     remembered: dict[str, None] = {}
     for stored in entries:
+        shard.seq = stored.seq
         entry = decode_entry(LOG, stored.seq, stored.data)
         link = position.advance(stored.seq, entry)
         links.append(link.value)
@@ -107,5 +108,8 @@ def _claim_order(shard: Shard) -> dict[str, list[str]]:
         order[work_type] = []
         while (number := shard.lanes.best([work_type])) is not None:
             order[work_type].append(item_id(0, number))
-            shard.lanes.take(shard.items[number])
+            # Held, so that it is not ready any more.
+            item = shard.items[number]
+            item.hold = Hold("", "", 0, "", 0.0, 0.0)
+            shard.lanes.remove(item)
     return order

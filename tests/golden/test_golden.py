@@ -69,7 +69,16 @@ def test_a_message_is_read_and_written_as_it_was(golden: GoldenMessage) -> None:
         assert again == bytes(golden.data)
     else:
         # What has been added since may stand beside it.
-        assert msgspec.json.decode(again).items() >= msgspec.json.decode(golden.data).items()
+        assert by_field(golden, again).items() >= by_field(golden).items()
+
+
+def by_field(golden: GoldenMessage, data: bytes | None = None) -> dict[str, Any]:
+    """What is written, by field, also of a message that is written as an array."""
+    written = msgspec.json.decode(golden.data if data is None else data)
+    if isinstance(written, dict):
+        return written
+    tag = class_of(golden).__struct_config__.tag is not None
+    return dict(zip(class_of(golden).__struct_encode_fields__, written[tag:], strict=False))
 
 
 def _minimal(message: str) -> GoldenMessage:
@@ -97,7 +106,11 @@ def plain(value: Any) -> Any:
 def test_unknown_fields_are_ignored(golden: GoldenMessage) -> None:
     value = msgspec.json.decode(golden.data)
     # At the top, where any shape can grow; what is any JSON keeps all of its own fields.
-    more = {**value, "of_a_later_version": {"x": [1]}}
+    more: Any = {"x": [1]}
+    if isinstance(value, list):
+        more = [*msgspec.json.decode(msgspec.json.encode(decode(golden))), more]
+    else:
+        more = {**value, "of_a_later_version": more}
     assert plain(decode(golden, msgspec.json.encode(more))) == plain(decode(golden))
 
 
@@ -131,7 +144,7 @@ def test_the_newest_files_know_every_field_of_every_message() -> None:
     seen: dict[str, set[str]] = {}
     for golden in NEWEST:
         if golden.form == "full" or golden.message not in seen:
-            seen[golden.message] = set(msgspec.json.decode(golden.data))
+            seen[golden.message] = set(by_field(golden))
     for message in classes():
         fields = {field.encode_name for field in structs.fields(message)}
         assert fields <= seen.get(message.__name__, set()), f"{message.__name__}: {NEW_VERSION}"
@@ -141,7 +154,7 @@ def test_a_new_field_has_a_default() -> None:
     """Whatever the first version required, and nothing else, is required today."""
     for golden in read_messages(VERSIONS[0]):
         if golden.form == "minimal":
-            written = set(msgspec.json.decode(golden.data))
+            written = set(by_field(golden))
             assert _required(golden) <= written, f"{golden.message}: a new field needs a default"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from swarm.bus.base import Entry
 from swarm.errors import BadInput, LogMissing
-from swarm.testing.recorded import EntryLog, RecordedLogs
+from swarm.testing.recorded import BoundedEntry, EntryLog, RecordedLogs
 
 LOG = "tlog.3"
 ENTRIES = [Entry(seq, f"entry {seq} \xff".encode("latin-1"), 100.5 + seq) for seq in range(1, 8)]
@@ -65,6 +65,13 @@ async def test_what_came_too_late_is_said(tmp_path: Path, files: EntryLog) -> No
     assert await logs.read(LOG, 1, 9) == [ENTRIES[0], ENTRIES[4]]
     assert await logs.read(LOG, 2, 9) == [ENTRIES[4]]
     assert await logs.read(LOG, 6, 9) == []
+
+
+async def test_bounds_of_an_unknown_stamp_are_kept(tmp_path: Path, files: EntryLog) -> None:
+    files.take(ENTRIES[0])
+    bounded = BoundedEntry(2, b"x", 101.5, 103.5)
+    files.take(bounded)
+    assert await recorded(tmp_path).read(LOG, 1, 9) == [ENTRIES[0], bounded]
 
 
 def test_entries_are_taken_in_order_only(files: EntryLog) -> None:

@@ -46,6 +46,10 @@ NODE_SETTINGS = {
     "CACHE_MAX_SIZE": "50",
     "DEAD_RETENTION_S": "20",
     "DEDUPE_WINDOW": "300",
+    # Agents die all the time here: that is to cost no item its life.
+    "MAX_ATTEMPTS": "1000",
+    "QUARANTINE_DEATHS": "1000",
+    "RETRY_BACKOFF_S": "0.5",
 }
 
 #: As configs/nats/cluster.conf, which is not installed with the package (a test compares).

@@ -17,24 +17,31 @@ from random import Random
 
 import msgspec
 
-from swarm.errors import NoAnswer, Refusal, WorkFailed
+from swarm.errors import NoAnswer, Refusal, WorkCancelled, WorkFailed
 from swarm.hosting.logs import configure_logs
-from swarm.hosting.process import stop_on_signals
+from swarm.hosting.process import cancelled, stop_on_signals
 from swarm.messages import ShardStats
 from swarm.sdk.client import Handle, Swarm
-from swarm.sdk.items import ClaimedItem
+from swarm.testing.chaos.hand import Hand
 from swarm.testing.chaos.testimony import (
     Accepted,
-    Acknowledged,
     Counted,
     Finished,
     Notebook,
     Seen,
     Sent,
-    Taken,
     Unanswered,
+    Unwanted,
 )
-from swarm.testing.chaos.work import RECORDS_ENV, WORK_TYPE, Task, draw_task, failure
+from swarm.testing.chaos.work import (
+    RECORDS_ENV,
+    Known,
+    Order,
+    Result,
+    draw_task,
+    failure,
+    order,
+)
 from swarm.testing.history import AckLog, ExecutionLog
 
 #: A submission is given up after this long, as impatient clients do.
@@ -49,12 +56,40 @@ ASK_S = 0.25
 ASKERS = 3
 GET_S = 10.0
 COUNT_S = 2.0
-#: Claims by hand: how long they hold, and how often they are renewed.
-HAND_LEASE_S = 8.0
-RENEW_S = 1.0
 PAUSE_S = 1.0
+#: Of the known items, those that new ones may depend on.
+RECENT = 40
+#: What the holder of a cancelled item has to stop.
+GRACE_S = 1.0
 
 wall = time.time
+
+
+class Answers:
+    """The answers to what one item waits for."""
+
+    def __init__(self) -> None:
+        #: Those that were accepted for certain, and those that may have been.
+        self._accepted: list[str] = []
+        self._perhaps: list[str] = []
+
+    async def give(self, handle: Handle, text: str, wait: int) -> None:
+        """Give this answer to this time of waiting."""
+        self._perhaps.append(text)
+        try:
+            await handle.answer(text, wait=wait)
+        except NoAnswer:
+            return
+        except Refusal:
+            self._perhaps.remove(text)
+            return
+        self._accepted.append(text)
+
+    def allow(self, answer: str | None) -> bool:
+        """Whether the work can have gone on with this one."""
+        if self._accepted:
+            return [answer] == self._accepted
+        return answer is None or answer in self._perhaps
 
 
 class Client:
@@ -70,7 +105,7 @@ class Client:
         self._runs = ExecutionLog(records)
         self._rng = Random(f"{seed} {name}")
         self._next = 0
-        self._known: deque[str] = deque(maxlen=KNOWN_MAX)
+        self._known: deque[Known] = deque(maxlen=KNOWN_MAX)
         #: Items that are being submitted or waited for.
         self._waiting = 0
         self._ending = asyncio.Event()
@@ -80,8 +115,10 @@ class Client:
         stop_on_signals(self._ending)
         # Whatever goes wrong ends the process: it has a defect, or was told nonsense.
         async with asyncio.TaskGroup() as self._tasks:
-            for work in (self._submit, self._count, self._work_by_hand, *[self._ask] * ASKERS):
+            for work in (self._submit, self._count, *[self._ask] * ASKERS):
                 self._tasks.create_task(work())
+            hand = Hand(self._swarm, self._notes, self._runs, self._rng)
+            self._tasks.create_task(hand.work(self._pause))
 
     async def _pause(self, seconds: float) -> bool:
         """Wait so long, less at the end; whether to go on."""
@@ -101,57 +138,92 @@ class Client:
                 return
             if self._waiting + count > OPEN_MAX:
                 continue
-            tasks = []
+            orders = []
             for _ in range(count):
                 self._next += 1
-                tasks.append(draw_task(self._rng, self._name, self._next))
-            self._tasks.create_task(self._submit_batch(tasks))
+                task = draw_task(self._rng, self._name, self._next)
+                orders.append(order(self._rng, task, list(self._known)[-RECENT:], wall()))
+            self._tasks.create_task(self._submit_batch(orders))
 
-    async def _submit_batch(self, tasks: list[Task]) -> None:
-        self._waiting += len(tasks)
-        while tasks:
-            tasks = await self._submit_once(tasks)
+    async def _submit_batch(self, orders: list[Order]) -> None:
+        self._waiting += len(orders)
+        while orders:
+            orders = await self._submit_once(orders)
 
-    async def _submit_once(self, tasks: list[Task]) -> list[Task]:
+    async def _submit_once(self, orders: list[Order]) -> list[Order]:
         """Returns those of which it is not known that they are in the queue, to try again."""
         asked = wall()
-        self._notes.append(Sent(self._name, [task.number for task in tasks], asked))
-        items = [
-            {"work_type": WORK_TYPE, "payload": msgspec.to_builtins(task), **_key(task)}
-            for task in tasks
-        ]
+        self._notes.append(Sent(self._name, [one.task.number for one in orders], asked))
+        items = [one.fields for one in orders]
         outcomes = await self._swarm.submit_many(items, timeout_s=SUBMIT_S)
         again = []
-        for task, outcome in zip(tasks, outcomes, strict=True):
+        for one, outcome in zip(orders, outcomes, strict=True):
+            number = one.task.number
             if isinstance(outcome, Handle):
                 name = outcome.work_item_id
                 self._acks.submitted([name])
-                self._notes.append(Accepted(self._name, task.number, name, asked, wall()))
-                self._known.append(name)
-                self._tasks.create_task(self._wait(task, outcome))
+                self._notes.append(Accepted(self._name, number, name, asked, wall()))
+                self._known.append(Known(name, frozenset(one.ends)))
+                self._tasks.create_task(self._follow(one, outcome))
                 continue
-            why = str(outcome)
-            self._notes.append(Unanswered(self._name, task.number, why, asked, wall()))
-            if _key(task):
-                again.append(task)
+            self._notes.append(Unanswered(self._name, number, str(outcome), asked, wall()))
+            if "idempotency_key" in one.fields:
+                again.append(one)
             else:
                 self._waiting -= 1
         if again:
             await self._pause(PAUSE_S)
         return again
 
-    async def _wait(self, task: Task, handle: Handle) -> None:
+    async def _follow(self, one: Order, handle: Handle) -> None:
+        """All that is to be done about an item, until it has ended."""
+        task = one.task
+        answers = Answers()
+        beside: list[asyncio.Task[None]] = []
+        if task.asks:
+            beside.append(asyncio.create_task(self._answer(handle, answers)))
+        if task.cancel_s:
+            beside.append(asyncio.create_task(self._cancel(handle, task.cancel_s)))
         try:
-            result = await handle.result()
-            status, right = "completed", result == task.number and not task.fails
+            given = msgspec.convert(await handle.result(), Result)
+            status = "completed"
+            right = given.number == task.number and answers.allow(given.answer)
             self._acks.completed([handle.work_item_id])
+        except WorkCancelled:
+            status, right = "cancelled", True
         except WorkFailed as error:
-            status, right = "dead", task.fails and failure(task) in str(error)
+            # It may also have used up its attempts with agents that died.
+            status, right = "dead", failure(task) in str(error) or "(lapsed)" in str(error)
         except Refusal as refusal:
             status, right = f"refused: {refusal.code}", False
+        for errand in beside:
+            await cancelled(errand)
+        right = right and status in one.ends
         finished = Finished(self._name, task.number, handle.work_item_id, status, right, wall())
         self._notes.append(finished)
         self._waiting -= 1
+
+    async def _answer(self, handle: Handle, answers: Answers) -> None:
+        """Once the item waits, two answer at once; the first one counts."""
+        while True:
+            await asyncio.sleep(ASK_S)
+            try:
+                seen = await handle.get()
+            except (NoAnswer, Refusal):
+                continue
+            if seen.status == "waiting":
+                await asyncio.gather(
+                    *(answers.give(handle, text, seen.waits) for text in ("first", "second"))
+                )
+                return
+
+    async def _cancel(self, handle: Handle, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        try:
+            ack = await handle.cancel("not wanted any more", grace_s=GRACE_S)
+        except (NoAnswer, Refusal):
+            return  # it may have ended; how, its log tells
+        self._notes.append(Unwanted(handle.work_item_id, ack.status, wall()))
 
     # --- looking --------------------------------------------------------------------------
 
@@ -162,7 +234,7 @@ class Client:
                 continue
             # Mostly late ones, which change.
             index = min(int(self._rng.expovariate(0.1)), len(self._known) - 1)
-            name = self._known[-1 - index]
+            name = self._known[-1 - index].name
             asked = wall()
             try:
                 item = await self._swarm.get(name, timeout_s=GET_S)
@@ -187,59 +259,6 @@ class Client:
                     self._notes.append(
                         Counted(shard, one.as_of, one.conservation, one.foreign, asked, wall())
                     )
-
-    # --- working by hand ---------------------------------------------------------------------
-
-    async def _work_by_hand(self) -> None:
-        """Like somebody at a shell: claim, renew, complete, fail or hand back."""
-        while await self._pause(PAUSE_S * self._rng.uniform(0.5, 1.5)):
-            asked = wall()
-            try:
-                claimed = await self._swarm.claim(
-                    [WORK_TYPE], lease_s=HAND_LEASE_S, wait_s=PAUSE_S, timeout_s=GET_S
-                )
-            except (NoAnswer, Refusal):
-                continue
-            if claimed is not None:
-                self._notes.append(Taken(claimed.work_item_id, claimed.token, asked, wall()))
-                await self._work(claimed)
-
-    async def _work(self, claimed: ClaimedItem) -> None:
-        task = msgspec.convert(claimed.payload, Task)
-        name, token = claimed.work_item_id, claimed.token
-        with self._runs.execution(name, token):
-            left_s = task.seconds
-            while left_s > 0:
-                await asyncio.sleep(min(left_s, RENEW_S))
-                left_s -= RENEW_S
-                if left_s > 0 and not await self._renew(name, token):
-                    return
-        asked = wall()
-        try:
-            if self._rng.random() < 0.1:
-                ack = await self._swarm.release(name, token, "on second thoughts")
-            elif task.fails:
-                ack = await self._swarm.fail(name, token, failure(task))
-            else:
-                ack = await self._swarm.complete(name, token, task.number)
-        except (NoAnswer, Refusal):
-            return  # the claim may have lapsed: that is for the log to tell
-        self._notes.append(Acknowledged(name, token, ack.status, asked, wall()))
-
-    async def _renew(self, name: str, token: str) -> bool:
-        """Whether the item is still ours."""
-        try:
-            await self._swarm.renew(name, token)
-        except NoAnswer:
-            return True
-        except Refusal as refusal:
-            return refusal.retry
-        return True
-
-
-def _key(task: Task) -> dict[str, str]:
-    """Every other item has an idempotency key: it is tried again until it is accepted."""
-    return {"idempotency_key": f"{task.client}/{task.number}"} if task.number % 2 == 0 else {}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from swarm.bus.base import Entry
 from swarm.core.envelope import decode_entry
 from swarm.errors import Undecodable
 from swarm.messages import LogEntry
+from swarm.testing.recorded import BoundedEntry
 
 #: Appends that are remembered of each log: minutes, where a purge takes milliseconds.
 HEARD_MAX = 20_000
@@ -37,14 +38,13 @@ class Heard:
         if len(self._data) > HEARD_MAX:
             del self._data[next(iter(self._data))]
 
-    def between(self, last: int, found: Entry) -> list[Entry]:
+    def between(self, last: int, last_time: float, found: Entry) -> list[BoundedEntry]:
         """The entries after `last` and before `found`; [] unless each of them is certain.
 
-        Their time is the owner's clock when it decided them, a moment before the server's
-        stamp: all that the entry is a consequence of was before, as with the stamp.
+        `last_time`: stamp of the entry `last`.  Stamps do not go back along a log.
         """
         entry = self._decoded(found.data)
-        chain: list[Entry] = []
+        chain: list[BoundedEntry] = []
         for seq in range(found.seq - 1, last, -1):
             # What is not the swarm's is in no chain.
             if entry is None or entry.previous != seq:
@@ -53,7 +53,7 @@ class Heard:
             entry = None if data is None else self._decoded(data)
             if data is None or entry is None:
                 return []
-            chain.append(Entry(seq, data, entry.now))
+            chain.append(BoundedEntry(seq, data, last_time, found.time))
         if entry is None or entry.previous != last:
             return []
         return chain[::-1]

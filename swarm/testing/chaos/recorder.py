@@ -60,7 +60,8 @@ class Copy:
         """Put on record what is new among these."""
         for entry in entries:
             if entry.seq > self.next_seq:
-                for purged in self.heard.between(self.next_seq - 1, entry):
+                last, last_time = self._files.last, self._files.last_time
+                for purged in self.heard.between(last, last_time, entry):
                     self._files.take(purged)
             if entry.seq > self.next_seq and not self._is_hole(entry.seq):
                 return

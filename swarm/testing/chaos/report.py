@@ -129,6 +129,7 @@ def violations(verdict: Verdict) -> dict[str, int]:
         "doubled": verdict.doubled,
         "foreign_entries": verdict.foreign,
         "unbalanced": verdict.unbalanced,
+        "claimed_too_early": verdict.too_early,
         "wrong_results": verdict.wrong_results,
     }
 
@@ -255,6 +256,7 @@ def _figures(summary: Summary) -> Table:
         ("items", f"{report.submitted:,}"),
         ("completed", f"{report.completed:,}"),
         ("dead (meant to fail)", f"{report.dead:,}"),
+        ("cancelled", f"{report.cancelled:,}"),
         ("executions", f"{report.executions:,}"),
         ("answers checked", f"{verdict.answers:,}"),
         ("log entries purged", f"{summary.purged:,}"),

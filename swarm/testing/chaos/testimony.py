@@ -97,7 +97,15 @@ class Acknowledged(Struct, tag=True):
     at: float
 
 
-Line = Sent | Accepted | Unanswered | Finished | Seen | Counted | Taken | Acknowledged
+class Unwanted(Struct, tag=True):
+    """The client was told that its wish to cancel is in the log; `status` of the item then."""
+
+    item: str
+    status: str
+    at: float
+
+
+Line = Sent | Accepted | Unanswered | Finished | Seen | Counted | Taken | Acknowledged | Unwanted
 
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
@@ -120,6 +128,7 @@ class Told(Struct):
     counted: list[Counted] = []
     taken: list[Taken] = []
     acknowledged: list[Acknowledged] = []
+    unwanted: list[Unwanted] = []
 
 
 def read_told(directory: Path) -> Told:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from swarm.subjects import parse_item_id
 from swarm.testing.chaos.testimony import Counted, Seen, Told
-from swarm.testing.chaos.work import task_of
+from swarm.testing.chaos.work import not_before, task_of
 from swarm.testing.fold import History, Hold
 from swarm.testing.history import Acks, Execution, Report, check
 
@@ -43,6 +43,8 @@ class Verdict(Struct):
     foreign: int = 0
     #: Counts of a shard that do not add up.
     unbalanced: int = 0
+    #: Claims before their time: of a delayed item, or before what it depends on had ended.
+    too_early: int = 0
     #: Items that ended, but with another result than their work has.
     wrong_results: int = 0
     #: Submissions of which the client never knew: allowed, they were given up.
@@ -53,7 +55,7 @@ class Verdict(Struct):
     def ok(self) -> bool:
         """Whether every promise was kept."""
         told = self.stale or self.wrong or self.wrong_results
-        written = self.doubled or self.foreign or self.unbalanced
+        written = self.doubled or self.foreign or self.unbalanced or self.too_early
         return self.report.ok and not told and not written
 
 
@@ -71,6 +73,7 @@ def judge(
     _check_ends(history, testimony, verdict)
     _check_readings(history, testimony, verdict)
     _check_hands(history, testimony, verdict)
+    _check_order(history, verdict)
     verdict.given_up = len(
         {(line.client, line.number) for line in testimony.unanswered}
         - {(line.client, line.number) for line in testimony.accepted}
@@ -130,6 +133,34 @@ def _check_ends(history: History, testimony: Told, verdict: Verdict) -> None:
                 "but not with what its work gives"
             )
 
+    for unwanted in testimony.unwanted:
+        life = history.items.get(unwanted.item)
+        ended = life.ended if life is not None else None
+        if unwanted.status == "cancelled" and ended != "cancelled":
+            _wrong(verdict, f"{unwanted.item} was said to be cancelled; in the log: {ended}")
+
+
+def _check_order(history: History, verdict: Verdict) -> None:
+    """Nothing is claimed before its time has come and what it depends on has ended."""
+    for name, life in history.items.items():
+        first = life.holds[0].time if life.holds else None
+        for other, told in life.depends.items():
+            before = history.items.get(other)
+            ended = before.ended if before is not None else None
+            if told and told != ended:
+                _wrong(verdict, f"{name} was told that {other} is {told}; in the log: {ended}")
+            if first is None:
+                continue
+            if before is None or ended is None or first < before.turns[-1].time:
+                verdict.too_early += 1
+                verdict.findings.append(f"too early: {name} was claimed before {other} had ended")
+        if first is not None and first < not_before(life.item):
+            early_s = not_before(life.item) - first
+            verdict.too_early += 1
+            verdict.findings.append(
+                f"too early: {name} was claimed {early_s:.6f} s before its time"
+            )
+
 
 # --- questions -----------------------------------------------------------------------------
 
@@ -137,9 +168,9 @@ def _check_ends(history: History, testimony: Told, verdict: Verdict) -> None:
 class _Stamps:
     """The entries of one shard by the time of their stamp."""
 
-    def __init__(self, stamps: dict[int, float]) -> None:
+    def __init__(self, stamps: dict[int, tuple[float, float]]) -> None:
         self._stamps = stamps
-        pairs = sorted((time, seq) for seq, time in stamps.items())
+        pairs = sorted((latest, seq) for seq, (_, latest) in stamps.items())
         self._times = [time for time, _ in pairs]
         self._seqs: list[int] = []
         highest = 0
@@ -153,8 +184,9 @@ class _Stamps:
         return self._seqs[index - 1] if index else 0
 
     def time_of(self, seq: int) -> float | None:
-        """The stamp of this entry; None if the log has no such entry."""
-        return self._stamps.get(seq)
+        """The stamp of this entry, at the earliest; None if the log has no such entry."""
+        found = self._stamps.get(seq)
+        return None if found is None else found[0]
 
 
 def _check_readings(history: History, testimony: Told, verdict: Verdict) -> None:

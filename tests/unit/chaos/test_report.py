@@ -76,6 +76,7 @@ def test_a_good_run_passes() -> None:
         "doubled",
         "foreign",
         "unbalanced",
+        "too_early",
         "wrong_results",
     ],
 )
@@ -83,7 +84,7 @@ def test_one_broken_promise_fails_the_run(count: str) -> None:
     broken = summary(judged=verdict(**{count: 1}))
     assert not broken.ok
     assert broken.void == []
-    assert sorted(violations(broken.verdict).values()) == [0] * 10 + [1]
+    assert sorted(violations(broken.verdict).values()) == [0] * 11 + [1]
     assert violations(broken.verdict).items() <= broken.line().items()
 
 

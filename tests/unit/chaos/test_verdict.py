@@ -15,6 +15,7 @@ from swarm.testing.chaos.testimony import (
     Seen,
     Taken,
     Unanswered,
+    Unwanted,
     by_kind,
 )
 from swarm.testing.chaos.verdict import Verdict, judge
@@ -34,9 +35,11 @@ def new_item(number: int, client: str = ME) -> Raw:
 def history() -> History:
     """Shard 0: 0-1 submitted at 10 (entry 1), claimed at 11 (2), completed at 13 (4)."""
     turns = [Turn(1, 10.0, "queued"), Turn(2, 11.0, "claimed"), Turn(4, 13.0, "completed")]
-    hold = Hold(TOKEN, (2, 0), 11.0, "completed", (4, 0), 13.0, told=True, after="completed")
+    hold = Hold(TOKEN, (2, 0), 11.0, "completed", (4, 0), 13.0, 13.0, told=True, after="completed")
     life = Life(10.0, [hold], "completed", turns, new_item(1))
-    return History({"0-1": life}, [], stamps={0: {1: 10.0, 2: 11.0, 3: 12.0, 4: 13.0}})
+    return History(
+        {"0-1": life}, [], stamps={0: {seq: (9.0 + seq, 9.0 + seq) for seq in range(1, 5)}}
+    )
 
 
 def verdict(history: History, *lines: Line) -> Verdict:
@@ -146,6 +149,43 @@ def test_submissions_that_were_given_up_are_counted_and_allowed(history: History
     ]
     found = verdict(history, *lines)
     assert (found.given_up, found.ok) == (1, True)
+
+
+def test_a_stamp_that_is_not_known_gives_the_benefit_of_the_doubt(history: History) -> None:
+    history.stamps[0][3] = (11.0, 13.0)
+    line = Seen("0-1", "claimed", 2, 12.1, 12.2)
+    assert counts(verdict(history, line)) == {}
+    late = Seen("0-1", "claimed", 2, 13.05, 13.1)
+    assert counts(verdict(history, late)) == {"stale": 1}
+    early = Seen("0-1", "claimed", 3, 10.5, 11.5)
+    assert counts(verdict(history, early)) == {}
+
+
+def test_claims_before_their_time_are_found(history: History) -> None:
+    life = history.items["0-1"]
+    life.depends = {"1-1": "completed"}
+    late = Life(9.0, [], "completed", [Turn(1, 9.0, "queued"), Turn(2, 11.5, "completed")])
+    history.items["1-1"] = msgspec.structs.replace(late, item=new_item(2))
+    found = judge([], Acks({}, {}), history, by_kind([]))
+    assert found.too_early == 1
+    assert "too early: 0-1 was claimed before 1-1 had ended" in found.findings
+    history.items["1-1"].turns[-1] = Turn(2, 10.5, "completed")
+    assert judge([], Acks({}, {}), history, by_kind([])).too_early == 0
+    history.items["1-1"].ended = "dead"
+    assert judge([], Acks({}, {}), history, by_kind([])).wrong == 1
+
+
+def test_claims_of_delayed_items_before_their_time_are_found(history: History) -> None:
+    task = Task(ME, 1, 1.0)
+    for not_before, count in ((11.0, 0), (11.5, 1)):
+        spec = {"work_type": "chaos", "payload": task, "not_before": not_before}
+        history.items["0-1"].item = Raw(msgspec.json.encode(spec))
+        assert judge([], Acks({}, {}), history, by_kind([])).too_early == count
+
+
+def test_a_cancellation_that_was_told_and_is_not_in_the_log_is_found(history: History) -> None:
+    assert counts(verdict(history, Unwanted("0-1", "cancelled", 12.0))) == {"wrong": 1}
+    assert counts(verdict(history, Unwanted("0-1", "claimed", 12.0))) == {}
 
 
 def test_answers_are_counted(history: History) -> None:
