@@ -64,6 +64,10 @@ async def open_shard(
     reader = reader or LogReader(around.bus, log, number, rules)
     try:
         return await _open(around, number, map_version, known, reader, taken)
+    except LogReplaced:
+        # A standby's state is that of a log that is no more.
+        reader.start_over()
+        raise
     except LogMissing as error:
         if known is None:
             raise

@@ -24,8 +24,10 @@ LISTEN_BEATS = 3
 #: A shard that its live owner shows no more is left to itself for this many beats: it may
 #: have been handed over, and the beat that says so is on its way.
 SPARE_BEATS = 2
-#: Pause before a shard that could not be opened or was lost is tried again.
+#: Pause before a shard that could not be opened or was lost is tried again; while somebody
+#: must look at it, doubled up to the longest: each time its whole log may be read.
 REOPEN_S = 2.0
+REOPEN_LONGEST_S = 15.0
 #: Who was asked to take a shard stands by for it this long.
 ASKED_S = 5.0
 
@@ -53,6 +55,8 @@ class Ownership:
         self._unowned: dict[int, float] = {}
         #: Shards not to be tried again before this time (monotonic).
         self._not_before: dict[int, float] = {}
+        #: The next pause of shards that cannot be opened.
+        self._pauses: dict[int, float] = {}
         #: Shards to stand by for until then, because their owners asked for it.
         self._asked: dict[int, float] = {}
         #: Shards that cannot be opened, and why.
@@ -129,8 +133,10 @@ class Ownership:
         worker = self._workers.pop(shard, None)
         if worker is not None:
             self.standbys.free(worker.state)
-        self._not_before[shard] = self._clock() + REOPEN_S
+        pause_s = self._pauses.get(shard, REOPEN_S)
+        self._not_before[shard] = self._clock() + (pause_s if alarm else REOPEN_S)
         if alarm:
+            self._pauses[shard] = min(2 * pause_s, REOPEN_LONGEST_S)
             self.closed[shard] = why
             log.error("shard closed", shard=shard, coordinator=self._around.coordinator, why=why)
         else:
@@ -215,8 +221,9 @@ class Ownership:
             self.lost(shard, str(deposed), alarm=False)
         except SwarmError as error:
             self.lost(shard, str(error), alarm=True)
-        except AssertionError as error:
-            self.lost(shard, f"the log breaks a rule: {error}", alarm=True)
+        except Exception as error:
+            log.exception("opening a shard failed", shard=shard)
+            self.lost(shard, f"internal error: {error!r}", alarm=True)
 
     async def _own(self, shard: int, taken: Callable[[LogReader], str]) -> ShardWorker:
         """Open a shard noted in `_opening`, with the standby that was taken, if any."""
@@ -234,6 +241,7 @@ class Ownership:
             self.standbys.unused(shard)
             around.committed()
         self.closed.pop(shard, None)
+        self._pauses.pop(shard, None)
         log.info(
             "shard opened",
             shard=shard,

@@ -23,13 +23,14 @@ import structlog
 
 from swarm.bus import leash
 from swarm.bus.data_dir import STORE, DataDir, open_data_dir
-from swarm.bus.disk import storage_limit, until_mended
+from swarm.bus.disk import storage_limit, stored_bytes, until_mended
 from swarm.errors import BadInput
 
 log = structlog.get_logger()
 
-#: Recovering large logs takes a while; an empty server needs some 50 ms.
+#: An empty server needs some 50 ms; recovering a million records took 4 s (250 MB).
 START_TIMEOUT_S: Final = 30.0
+RECOVERED_BYTES_PER_S: Final = 10_000_000
 #: How long a server may take to stop before it is killed.
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.01
@@ -222,7 +223,8 @@ class EmbeddedServer:
         process = self._process
         assert process is not None, "spawned before"
         clock = asyncio.get_running_loop().time
-        deadline = clock() + START_TIMEOUT_S
+        recovery_s = stored_bytes(directory / STORE) / RECOVERED_BYTES_PER_S
+        deadline = clock() + START_TIMEOUT_S + recovery_s
         ports = _ports_file(directory, process.pid)
         while True:
             url = _read_url(ports)

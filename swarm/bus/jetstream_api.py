@@ -31,11 +31,15 @@ WRONG_LAST_SEQUENCE_UNDER_WAY: Final = 10164
 OTHER_STREAM: Final = 10060
 MESSAGE_TOO_LARGE: Final = 10054
 NOT_ENABLED: Final = frozenset({10039, 10076})
-#: No room (found out on nats-server 2.15.1, the append is not stored in either case):
-#: 10023 the server's `max_file_store` is reached, which is noticed one message late, and
-#: then every append to every stream gets it; 10002 the account's limit would be passed;
-#: 10028 and 10047 a new stream's `max_bytes` is more than the memory or disk still left.
-#: A disk that is full before any of these limits is another matter: see `embedded`.
+#: No room; the append is not stored in any of these cases (tried on nats-server 2.15.1).
+#: 10002: the account's limit would be passed.  In a cluster that is noticed some seconds late.
+#: 10023: the server's `max_file_store` is reached, which is noticed one message late; then
+#: every append to every stream gets it.  One server goes on as soon as something is purged.
+#: *In a cluster it does not*: leaders step down, streams lose their quorum, appends have
+#: unknown outcomes and purges are refused, until `max_file_store` is raised and reloaded.  So
+#: a cluster needs limits of the account or the streams that keep it away from there.
+#: 10028, 10047: a new stream's `max_bytes` is more than the memory or disk not yet promised.
+#: A disk that is full before any of these limits is another matter: see `swarm.bus.disk`.
 NO_ROOM: Final = frozenset({10002, 10023, 10028, 10047})
 #: The store refused; the description says why.  "maximum bytes exceeded": the stream's
 #: own `max_bytes` would be passed (smaller messages still fit).

@@ -26,6 +26,7 @@ from swarm.errors import (
     BusTimeout,
     BusUnavailable,
     Deposed,
+    LogReplaced,
     OutcomeUnknown,
     StorageFull,
     Undecodable,
@@ -38,8 +39,12 @@ PAGE = 256
 GAPS_MAX = 20
 #: Between two looks at a log that a lagging replica answers for.
 LOOK_AGAIN_S = 0.05
+#: What an entry raises that says what cannot be, or says it in a way that cannot be read.
+BREAKS = (AssertionError, LookupError, TypeError, ValueError, msgspec.MsgspecError)
 #: A long log must not keep the loop from beating: a reader folds this long at a stretch.
 SLICE_S = 0.005
+#: A log that has been shorter than it was for so long has been cut.
+SHORTER_S = 3.0
 #: Between two attempts to append while there is no room.
 FULL_S = 0.25
 
@@ -75,6 +80,8 @@ class FencedLog:
         self.full = False
         #: Bytes of the latest entry.
         self.entry_bytes = 0
+        #: Since when the log has been shorter than what this process has folded.
+        self._shorter_since = 0.0
         #: When an append was last acknowledged, monotonic.
         self.proven_at = self._clock()
 
@@ -84,7 +91,7 @@ class FencedLog:
         `now` must not be below `position.now`.  Without room in the storage this goes on
         until there is some; `full` tells.  Raises `Deposed` when somebody else owns
         the log, or nothing could be proven for the silence time; `Undecodable`,
-        `LogMissing`.  After any of them the decided state is void.
+        `LogMissing`, `LogReplaced`.  After any of them the decided state is void.
         """
         assert not self._appending, "one append in flight, never two"
         assert now >= self.position.now, "the log's time never goes backwards"
@@ -122,6 +129,7 @@ class FencedLog:
                 self.full = False
                 return seq
             except AppendRefused as refused:
+                self._check_length(refused)
                 found = await self._after_refusal(refused, data)
             except (OutcomeUnknown, BusUnavailable) as unknown:
                 found = await self._after_unknown(unknown, data)
@@ -135,6 +143,21 @@ class FencedLog:
             if found is not None:
                 return found
             self._check_silence()
+
+    def _check_length(self, refused: AppendRefused) -> None:
+        """Raise `LogReplaced` if the log has lost entries that this process has folded.
+
+        (A server that has just become the leader may be behind for a moment.)
+        """
+        if refused.actual is None or refused.actual >= self.position.at:
+            self._shorter_since = 0.0
+            return
+        self._shorter_since = self._shorter_since or self._clock()
+        if self._clock() - self._shorter_since > SHORTER_S:
+            raise LogReplaced(
+                f"{self.position.log}: it ends with entry {refused.actual}, and had "
+                f"{self.position.at}: it was cut, or restored from an older backup"
+            )
 
     async def _after_refusal(self, refused: AppendRefused, data: bytes) -> int | None:
         """Something is in the log that was not folded: read it, never trust the number."""
@@ -231,6 +254,10 @@ class LogReader:
                 return
             await self._rest()
 
+    def start_over(self) -> None:
+        """Fold the log from its beginning at the next occasion: it is not what it was."""
+        self._lost = True
+
     async def _rest(self) -> None:
         await (asyncio.sleep(0) if self.rest is None else self.rest())
 
@@ -244,17 +271,31 @@ class LogReader:
     def fold(self, stored: Entry) -> bool:
         """Fold one entry; False when it shows that others were missed: catch up again."""
         entry = decode_entry(self._log, stored.seq, stored.data)
-        link = self.position.advance(stored.seq, entry)
+        try:
+            link = self.position.advance(stored.seq, entry)
+            if link is Link.OURS and entry is not None:
+                self._apply(stored.seq, entry)
+        except Undecodable:
+            # What is damaged lies behind us: it must be read again once it is mended.
+            self._lost = True
+            raise
+        except BREAKS as error:
+            # The state is neither that before the entry nor that behind it.
+            self._lost = True
+            raise Undecodable(
+                f"{self._log}: entry {stored.seq} cannot follow what the log says before it "
+                f"({error}); restore it from a replica or backup"
+            ) from error
         if self._missed(link):
             self._start_over(stored.seq)
             return False
-        if link is Link.OURS:
-            assert entry is not None, "a foreign entry is not ours"
-            shard = self.shard
-            shard.seq = stored.seq
-            for event in entry.events:
-                shard.apply(event, entry.now, entry.owner)
         return True
+
+    def _apply(self, seq: int, entry: LogEntry) -> None:
+        shard = self.shard
+        shard.seq = seq
+        for event in entry.events:
+            shard.apply(event, entry.now, entry.owner)
 
     def _start_over(self, found: int) -> None:
         self.gaps += 1

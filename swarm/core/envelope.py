@@ -15,7 +15,9 @@ A log that was purged begins in the middle of its chain: a reader that begins th
 the first entry of ours as it is.
 
 An entry that claims to be ours and cannot be decoded closes the shard: skipping it
-would lose what it says.
+would lose what it says.  So does one that is damaged so badly that it does not even claim
+to be ours, as soon as the next link names it as the one before: whoever wrote that had
+folded it, and nobody of ours ever names an entry that was foreign.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ FORMAT = 2
 #: What it reads.
 FORMATS = (1, 2)
 _MAGIC = b'{"swarm":'
+#: With this near its beginning, an entry is ours even if its first bytes are damaged.
+_MARK = b'"incarnation":"'
+_MARK_WITHIN = 64
+#: Foreign entries since the last link that are remembered.
+_STRANGERS_MAX = 10_000
 
 _decoder = msgspec.json.Decoder(LogEntry)
 _encoder = msgspec.json.Encoder()
@@ -55,6 +62,11 @@ def encode_entry(entry: LogEntry) -> bytes:
 def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
     """The entry, None for a foreign one; raises `Undecodable` for a broken one of ours."""
     if not data.startswith(_MAGIC):
+        if _MARK in data[:_MARK_WITHIN]:
+            raise Undecodable(
+                f"{log}: entry {seq} is ours but its beginning is damaged; restore the entry from "
+                "a replica or backup (or run the newer version that wrote it)"
+            )
         return None
     try:
         entry = _decoder.decode(data)
@@ -88,6 +100,8 @@ class LogPosition(Struct):
     foreign: int = 0
     #: Where the reader began, which is where the log did.
     first: int = 1
+    #: Entries since `last` that do not even look like ours.
+    strangers: list[int] = []
 
     @classmethod
     def before(cls, log: str, first_seq: int) -> LogPosition:
@@ -96,20 +110,31 @@ class LogPosition(Struct):
         return cls(log, at=first_seq - 1, first=first_seq)
 
     def advance(self, seq: int, entry: LogEntry | None) -> Link:
-        """Take the entry at `seq` (None: not ours) and say what it is."""
+        """Take the entry at `seq` (None: not ours) and say what it is.
+
+        Raises `Undecodable` when the entry shows that one before it is damaged.
+        """
         if seq <= self.at:
             return Link.OLD
         if seq != self.at + 1:
             return Link.GAP
         if entry is None:
+            self.strangers.append(seq)
+            del self.strangers[:-_STRANGERS_MAX]
             return self._skip(seq)
         known = not self.incarnation or entry.incarnation == self.incarnation
         # Without a hole nothing was missed: an entry that continues what is no link of
         # the chain (a leaked one, or none at all) is as foreign as what it continues.
+        if known and entry.previous in self.strangers:
+            raise Undecodable(
+                f"{self.log}: entry {entry.previous} is damaged: entry {seq} follows it as one of "
+                "ours, and it does not look like one; restore it from a replica or backup"
+            )
         if not known or not self._next_of_chain(entry):
             return self._skip(seq)
         assert entry.now >= self.now, f"{self.log}: time went backwards at {seq}"
         self.at = self.last = seq
+        self.strangers.clear()
         self.incarnation, self.epoch, self.owner = entry.incarnation, entry.epoch, entry.owner
         self.batch, self.now, self.map_version = entry.batch, entry.now, entry.map_version
         return Link.OURS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from swarm.actors import shard_map
-from swarm.actors.opening import shard_rules_of
+from swarm.actors.opening import KnownLog, key_of, shard_rules_of
 from swarm.bus.base import Bus
 from swarm.bus.log import PAGE
 from swarm.config import Settings
@@ -122,6 +122,7 @@ class _Examiner:
         self._report.shards.append(one)
         self._report.skipped += reading.skipped
         self._edges[shard] = edges_of(shard, audit.at, audit.ledger)
+        await self._check_known(shard, log, one.incarnation, broken=bool(audit.broken_at))
         last, first = audit.chain.last, audit.chain.began_with
         if last is not None and first is not None:
             self._check_against_map(log, last, audit.chain.last_seq)
@@ -144,6 +145,22 @@ class _Examiner:
         elif last.map_version > self._map.version:
             what = f"written under map version {last.map_version}, {self._map.version} is stored"
             self._add("map", what, log, seq)
+
+    async def _check_known(self, shard: int, log: str, incarnation: str, *, broken: bool) -> None:
+        """The shared state knows each log that was ever opened, by its incarnation."""
+        key = key_of(shard)
+        data = await self._bus.state_get(key)
+        if data is None:
+            return  # made by an earlier version, and not opened since
+        try:
+            known = msgspec.json.decode(data, type=KnownLog).incarnation
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._add("map", f"{key} in the shared state cannot be decoded: {error}")
+            return
+        if known != incarnation and not (broken and not incarnation):
+            found = f"is incarnation {incarnation}" if incarnation else "has no entry of ours"
+            what = f"it {found}, the shared state knows {known}: it was deleted or replaced"
+            self._add("map", what, log)
 
     def _check_incarnation(self, log: str, first: LogEntry) -> None:
         other = self._incarnations.setdefault(first.incarnation, log)

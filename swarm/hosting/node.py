@@ -260,9 +260,17 @@ class Node:
             return ["the router does not run"]
         if not live:
             return ["no coordinator is alive"]
-        if unowned:
-            return [f"shards without an owner: {', '.join(map(str, unowned))}"]
-        return []
+        if not unowned:
+            return []
+        return [
+            f"shards without an owner: {', '.join(map(str, unowned))}",
+            *(
+                f"{beat.coordinator} cannot open shard {shard}: {reason}"
+                for beat in live.values()
+                for shard, reason in beat.closed.items()
+                if int(shard) in unowned
+            ),
+        ]
 
 
 # --- running one ---------------------------------------------------------------------------

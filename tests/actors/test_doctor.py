@@ -302,6 +302,24 @@ def test_a_map_that_does_not_go_with_the_logs_is_found() -> None:
         on_written(scenario)
 
 
+def test_a_log_that_is_not_the_one_that_is_known_is_found() -> None:
+    async def another(written: Written) -> None:
+        await written.map(shard_count=1)
+        await written.log(0, SUBMIT)
+        await written.bus.state_create("log.0", b'{"incarnation":"i9"}')
+        [found] = told(await written.diagnose())
+        assert "it is incarnation i0, the shared state knows i9" in found
+
+    async def emptied(written: Written) -> None:
+        await written.map(shard_count=1)
+        await written.bus.create_log("swarmlog.0")
+        await written.bus.state_create("log.0", b'{"incarnation":"i9"}')
+        assert "it has no entry of ours, the shared state" in told(await written.diagnose())[0]
+
+    for scenario in (another, emptied):
+        on_written(scenario)
+
+
 def test_a_log_in_the_place_of_another_is_found() -> None:
     async def scenario(written: Written) -> None:
         await written.map()

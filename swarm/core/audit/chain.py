@@ -48,11 +48,12 @@ class Chain:
         return True
 
     def _report(self, entry: LogEntry, why: str) -> None:
-        if entry.previous in self._strangers:
+        known = self.last is None or entry.incarnation == self.last.incarnation
+        if known and entry.previous in self._strangers:
             self._findings.add(
                 "chain",
-                f"it follows entry {entry.previous}, which is damaged beyond recognition: readers "
-                "skip both, and all that was acknowledged with them",
+                f"it follows entry {entry.previous}, which is damaged beyond recognition: the "
+                "shard stays closed; restore that entry from a replica or backup",
             )
         else:
             self._findings.add("foreign", f"no link of the chain, every reader skips it: {why}")

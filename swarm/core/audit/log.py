@@ -81,7 +81,7 @@ class LogAudit:
         linked = self.chain.take(seq, entry)
         self._second_opinion(seq, entry, linked)
         if not linked or entry is None:
-            return True
+            return not self.broken_at
         try:
             self.ledger.take(seq, entry)
         except msgspec.MsgspecError as error:
@@ -112,6 +112,9 @@ class LogAudit:
                 self.findings.add("fold", f"readers take it for {link.value}")
             if link is Link.OURS and entry is not None:
                 self._fold(shard, seq, entry)
+        except Undecodable:
+            # An entry before this one is damaged: the chain has told.
+            self.shard, self.broken_at = None, seq
         except BREAKS as error:
             self.findings.add("fold", f"every reader stops here, the shard stays closed: {error}")
             self.shard = None

@@ -366,8 +366,9 @@ def test_a_foreign_entry_is_found_and_changes_nothing_else() -> None:
 
 def test_an_entry_damaged_beyond_recognition_is_told_from_a_foreign_one() -> None:
     log = Tampering()
-    log.log[99] = b"\x00" + log.log[99][1:]
+    log.log[99] = bytes(100) + log.log[99][100:]
     log.say("chain", "follows entry 100, which is damaged beyond recognition", 101)
+    assert audit_of(log.log).broken_at == 101
 
 
 @pytest.mark.parametrize(
