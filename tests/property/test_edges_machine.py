@@ -7,6 +7,7 @@ does, and nobody has anything left to say.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import Phase, event, settings
@@ -248,7 +249,7 @@ class EdgesMachine(RuleBasedStateMachine):
                 elif item.status in ("queued", "claimed", "completed"):
                     assert not stuck, f"goes on in spite of {stuck}"
 
-    def unmet(self, truth: Truth, known: dict[str, Status | str]) -> list[str]:
+    def unmet(self, truth: Truth, known: Mapping[str, Status | str]) -> list[str]:
         """Dependencies that keep an item from being worked on."""
         met = ("completed", "dead", "cancelled") if truth.policy == "run" else ("completed",)
         return [on for on in truth.depends if known[on] not in met]

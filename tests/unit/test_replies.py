@@ -129,7 +129,8 @@ def test_it_records_what_goes_through_a_bus() -> None:
         await bus.flush()
         reply = await bus.request("swarm.shard.0.stats.lisa", b"{}", 2.0)
         assert reply.data, "what is not recorded works as well"
-        told = [(one.inbox, one.reply) for one in bus.told]
+        # The wildcard above hears the request's answer as well.
+        told = [(one.inbox, one.reply) for one in bus.told if "-" not in one.inbox]
         assert sorted(told) == [
             ("_INBOX.lisa.1", False),
             ("_INBOX.lisa.1", True),
