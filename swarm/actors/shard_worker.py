@@ -264,6 +264,9 @@ class ShardWorker(Actor):
             seq = await append
         finally:
             append.cancel()
+            # Whoever stops us does not want to know how it ended.
+            await asyncio.wait([append])
+            _ = append.cancelled() or append.exception()
         self._account(batch, answers, started)
         self._counting.walk(ticked=ticked)
         await self._around.send.all(ready)
