@@ -16,21 +16,26 @@ CAN_MAKE_VENV := import ensurepip, venv
 
 ARGS ?=
 SEED ?= 1
+MINUTES ?= 30
 RUNS ?= 10000
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim bench clean
+.PHONY: help demo test test-deps check sim chaos bench clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## Audit a real source tree with a swarm on this machine (ARGS=…)
 	$(VENV)/bin/swarm demo $(ARGS)
 
 test: $(DEV) ## Run the tests (ARGS=… goes to pytest)
 	$(PY) -m pytest $(ARGS)
+
+test-deps: ## Install what some tests need of the system (Debian, as root): ip, for cut links
+	@command -v ip >/dev/null || { apt-get update -q && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends iproute2; }
 
 check: $(DEV) ## Lint, format, types, compose file
 	$(PY) -m ruff check .
@@ -40,6 +45,9 @@ check: $(DEV) ## Lint, format, types, compose file
 
 sim: $(RUNTIME) ## Simulate RUNS=10000 schedules from SEED=1 on JOBS=2 processes
 	$(PY) -m swarm.testing.sim --seed $(SEED) --runs $(RUNS) --jobs $(JOBS) $(ARGS)
+
+chaos: $(RUNTIME) ## Faults on real processes for MINUTES=30 from SEED=1 (ARGS=…)
+	$(PY) -m swarm.testing.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 bench: $(RUNTIME) ## Measure against the limit loop and plain nats-py (ARGS=…)
 	$(PY) -m bench $(ARGS)

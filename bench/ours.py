@@ -36,6 +36,7 @@ from swarm.core.ids import uuid7
 from swarm.hosting.logs import configure_logs
 from swarm.hosting.node import Node, NodePlan
 from swarm.messages import (
+    STATUSES,
     Attach,
     Complete,
     Control,
@@ -151,7 +152,7 @@ async def load(job: Job) -> None:
 async def _check(client: Client, job: Job) -> dict[str, int]:
     """Ask every shard; what was submitted must be where it belongs, and nothing else."""
     subjects = Subjects(job.prefix)
-    found = {"submitted": 0, "queued": 0, "claimed": 0, "completed": 0, "dead": 0}
+    found: dict[str, int] = dict.fromkeys(("submitted", *STATUSES), 0)
     found |= {"conservation": 0, "foreign": 0, "refused": 0}
     for shard in range(job.shards):
         answer = Inbox()

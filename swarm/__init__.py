@@ -11,11 +11,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from swarm.errors import LeaseLost, NoAnswer, Refusal, SwarmError, WorkFailed
+    from swarm.errors import (
+        LeaseLost,
+        NoAnswer,
+        Refusal,
+        SwarmError,
+        WorkCancelled,
+        WorkFailed,
+    )
     from swarm.messages import NewItem, WorkItem
     from swarm.sdk.agent import Agent
     from swarm.sdk.client import Handle, Swarm
     from swarm.sdk.context import Context
+    from swarm.sdk.endings import GiveUp, RetryLater
     from swarm.sdk.items import ClaimedItem
     from swarm.sdk.runners import InlineRunner, ThreadRunner
 
@@ -25,15 +33,18 @@ __all__ = [
     "Agent",
     "ClaimedItem",
     "Context",
+    "GiveUp",
     "Handle",
     "InlineRunner",
     "LeaseLost",
     "NewItem",
     "NoAnswer",
     "Refusal",
+    "RetryLater",
     "Swarm",
     "SwarmError",
     "ThreadRunner",
+    "WorkCancelled",
     "WorkFailed",
     "WorkItem",
     "__version__",
@@ -43,15 +54,18 @@ _MODULES = {
     "Agent": "swarm.sdk.agent",
     "ClaimedItem": "swarm.sdk.items",
     "Context": "swarm.sdk.context",
+    "GiveUp": "swarm.sdk.endings",
     "Handle": "swarm.sdk.client",
     "InlineRunner": "swarm.sdk.runners",
     "LeaseLost": "swarm.errors",
     "NewItem": "swarm.messages",
     "NoAnswer": "swarm.errors",
     "Refusal": "swarm.errors",
+    "RetryLater": "swarm.sdk.endings",
     "Swarm": "swarm.sdk.client",
     "SwarmError": "swarm.errors",
     "ThreadRunner": "swarm.sdk.runners",
+    "WorkCancelled": "swarm.errors",
     "WorkFailed": "swarm.errors",
     "WorkItem": "swarm.messages",
 }

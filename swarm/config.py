@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -22,11 +21,20 @@ from swarm.core.routing import parse_rules
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import BadConfig
 from swarm.hosting.runfile import find_url
-from swarm.messages import TOKEN_PATTERN
+from swarm.setting_kinds import (
+    Choice,
+    Coordinators,
+    Kind,
+    Part,
+    Rules,
+    Seconds,
+    Switch,
+    Token,
+    Whole,
+    parse_coordinators,
+)
 
 __all__ = ["SETTINGS", "Settings", "find_url", "load", "parse_coordinators", "to_toml"]
-
-_TOKEN = re.compile(TOKEN_PATTERN)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -53,12 +61,40 @@ class Settings(Struct, frozen=True, kw_only=True):
     beat_s: float = 0.25
     #: After this silence a coordinator is taken for dead.
     missed_s: float = 1.2
+    #: Coordinators that follow the log of each shard, so as to take it over without a replay.
+    standbys: int = 1
+    #: How long a coordinator that is told to stop may hand over its shards and sessions.
+    drain_s: float = 8.0
     #: One step of priority is worth this much waiting.
     ageing_s: float = 60.0
     #: How long the answer to a command is remembered, so that a retry gets the same.
     dedupe_window_s: float = 86_400.0
     #: Of how many commands per shard it is remembered at most.
     dedupe_count: int = 1_000_000
+    #: Attempts charged before an item is dead, unless it says otherwise.
+    max_attempts: int = 3
+    #: Pause after a first failed attempt, doubled with each up to the longest.
+    retry_backoff_s: float = 1.0
+    retry_backoff_max_s: float = 3600.0
+    #: After this many agents died with it, an item is dead whatever attempts it has left.
+    quarantine_deaths: int = 3
+    #: How long an item waits for an answer, unless it says otherwise.
+    wait_expires_s: float = 604_800.0
+    #: How long a holder has to stop when the deadline of its item has passed.
+    deadline_grace_s: float = 10.0
+    #: Finished items that are kept in memory and in the logs, over all shards.
+    cache_max_size: int = 100_000
+    #: How long the records of finished items are kept; 0 = for ever.
+    finished_retention_s: float = 604_800.0
+    #: How long dead items stay in the shard, to be brought back; then they are records, too.
+    dead_retention_s: float = 2_592_000.0
+    #: A log is compacted when it is this much longer than twice what lives in it (bytes).
+    log_floor_bytes: int = 16_777_216
+    #: What NATS may store, all streams together (bytes).  0: for the server of `swarm up`
+    #: three quarters of what its disk has; for another one, whatever its account says.
+    storage_max_bytes: int = 0
+    #: When so much of it is used, submits are refused.
+    storage_soft_limit: float = 0.85
     #: Requests that wait for an actor, at most; further ones are answered ``overloaded``.
     mailbox_size: int = 100_000
     #: After this time without an answer an append's outcome counts as unknown.
@@ -81,144 +117,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         return list(self.coordinators) or generated
 
 
-# --- values --------------------------------------------------------------------------
-
-
-class _Kind(Protocol):
-    """Turns what stands in the environment (text) or the file into a field's value."""
-
-    @property
-    def allowed(self) -> str:
-        """What may be written, for people."""
-        ...
-
-    def read(self, raw: object) -> object:
-        """The value; ValueError (its text says more, or is empty) for anything else."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Whole:
-    low: int
-    high: int
-
-    @property
-    def allowed(self) -> str:
-        return f"a whole number from {self.low} to {self.high}"
-
-    def read(self, raw: object) -> int:
-        if isinstance(raw, bool) or not isinstance(raw, int | str):
-            raise ValueError
-        value = _number(int, raw)
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return int(value)
-
-
-@dataclass(frozen=True)
-class _Seconds:
-    low: float
-    high: float
-
-    @property
-    def allowed(self) -> str:
-        return f"seconds from {self.low:g} to {self.high:_.0f}"
-
-    def read(self, raw: object) -> float:
-        if isinstance(raw, bool) or not isinstance(raw, int | float | str):
-            raise ValueError
-        value = _number(float, raw)
-        # Written so that not-a-number fails as well.
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return float(value)
-
-
-def _number(kind: type[int] | type[float], raw: float | str) -> float:
-    try:
-        return kind(raw)
-    except ValueError:
-        raise ValueError from None  # Python's own text says less than ours
-
-
-@dataclass(frozen=True)
-class _Choice:
-    choices: tuple[str | int, ...]
-
-    @property
-    def allowed(self) -> str:
-        return ", ".join(str(choice) for choice in self.choices)
-
-    def read(self, raw: object) -> str | int:
-        for choice in self.choices:
-            if not isinstance(raw, bool) and str(raw).strip() == str(choice):
-                return choice
-        raise ValueError
-
-
-class _Switch:
-    allowed = "0, 1, false, true"
-
-    def read(self, raw: object) -> bool:
-        match raw:
-            case bool():
-                return raw
-            case "1" | "true" | 1:
-                return True
-            case "0" | "false" | 0:
-                return False
-            case _:
-                raise ValueError
-
-
-class _Token:
-    allowed = "1 to 64 letters, digits, '_' or '-', beginning with a letter or digit"
-
-    def read(self, raw: object) -> str:
-        if not isinstance(raw, str) or not _TOKEN.match(raw):
-            raise ValueError
-        return raw
-
-
-class _Coordinators:
-    allowed = "coordinator names with or without a port, like: coordinator-1:4000 coordinator-2"
-
-    def read(self, raw: object) -> list[str]:
-        if isinstance(raw, list) and all(isinstance(word, str) for word in raw):
-            return parse_coordinators(" ".join(raw))
-        if not isinstance(raw, str):
-            raise ValueError
-        return parse_coordinators(raw)
-
-
-class _Rules:
-    allowed = "lines like: feature -> coordinator-1:4000"
-
-    def read(self, raw: object) -> str:
-        if not isinstance(raw, str):
-            raise ValueError
-        try:
-            parse_rules(raw)
-        except BadConfig as error:
-            raise ValueError(str(error)) from error
-        return raw.strip()
-
-
-def parse_coordinators(text: str) -> list[str]:
-    """Names out of ``name[:port]`` words; ValueError names the word that is none."""
-    names: list[str] = []
-    for word in text.split():
-        name, colon, port = word.partition(":")
-        if not _TOKEN.match(name):
-            raise ValueError(f"{word!r} is no coordinator name")
-        if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
-            raise ValueError(f"{word!r} has no port from 1 to 65535")
-        if name in names:
-            raise ValueError(f"{name!r} is there twice")
-        names.append(name)
-    return names
-
-
 # --- settings ----------------------------------------------------------------------------
 
 
@@ -228,7 +126,7 @@ class Setting:
 
     field: str
     env: str
-    kind: _Kind
+    kind: Kind
 
     @property
     def key(self) -> str:
@@ -239,27 +137,41 @@ class Setting:
 _WEEK_S = 604_800
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("prefix", "SWARM_PREFIX", _Token()),
-    Setting("shard_count", "SHARD_COUNT", _Whole(1, 1024)),
-    Setting("shard_key", "SHARD_KEY", _Choice(SHARD_KEYS)),
-    Setting("shard_distribution", "SHARD_DISTRIBUTION", _Choice(SHARD_DISTRIBUTIONS)),
-    Setting("coordinators", "COORDINATORS", _Coordinators()),
-    Setting("parallel_workers", "PARALLEL_WORKERS", _Whole(1, 256)),
-    Setting("batch_size", "BATCH_SIZE", _Whole(1, 10_000)),
-    Setting("lease_s", "LEASE_S", _Seconds(1, _WEEK_S)),
-    Setting("heartbeat_s", "HEARTBEAT_S", _Seconds(0.1, _WEEK_S)),
-    Setting("beat_s", "BEAT_S", _Seconds(0.05, 60)),
-    Setting("missed_s", "MISSED_S", _Seconds(0.1, 600)),
-    Setting("ageing_s", "AGEING_S", _Seconds(0.1, 52 * _WEEK_S)),
-    Setting("dedupe_window_s", "DEDUPE_WINDOW", _Seconds(60, 52 * _WEEK_S)),
-    Setting("dedupe_count", "DEDUPE_COUNT", _Whole(1000, 100_000_000)),
-    Setting("mailbox_size", "MAILBOX_SIZE", _Whole(1, 10_000_000)),
-    Setting("append_timeout_s", "APPEND_TIMEOUT_S", _Seconds(0.05, 60)),
-    Setting("routing_enabled", "ROUTING_ENABLED", _Switch()),
-    Setting("routing_rules", "ROUTING_RULES", _Rules()),
-    Setting("lb_strategy", "LB_STRATEGY", _Choice(("least_connections",))),
-    Setting("replicas", "LOG_REPLICAS", _Choice((1, 3, 5))),
-    Setting("http_port", "HTTP_PORT", _Whole(0, 65_535)),
+    Setting("prefix", "SWARM_PREFIX", Token()),
+    Setting("shard_count", "SHARD_COUNT", Whole(1, 1024)),
+    Setting("shard_key", "SHARD_KEY", Choice(SHARD_KEYS)),
+    Setting("shard_distribution", "SHARD_DISTRIBUTION", Choice(SHARD_DISTRIBUTIONS)),
+    Setting("coordinators", "COORDINATORS", Coordinators()),
+    Setting("parallel_workers", "PARALLEL_WORKERS", Whole(1, 256)),
+    Setting("batch_size", "BATCH_SIZE", Whole(1, 10_000)),
+    Setting("lease_s", "LEASE_S", Seconds(1, _WEEK_S)),
+    Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),
+    Setting("beat_s", "BEAT_S", Seconds(0.05, 60)),
+    Setting("missed_s", "MISSED_S", Seconds(0.1, 600)),
+    Setting("standbys", "STANDBYS", Whole(0, 16)),
+    Setting("drain_s", "DRAIN_S", Seconds(0, 3600)),
+    Setting("ageing_s", "AGEING_S", Seconds(0.1, 52 * _WEEK_S)),
+    Setting("dedupe_window_s", "DEDUPE_WINDOW", Seconds(60, 52 * _WEEK_S)),
+    Setting("dedupe_count", "DEDUPE_COUNT", Whole(1000, 100_000_000)),
+    Setting("max_attempts", "MAX_ATTEMPTS", Whole(1, 1_000_000)),
+    Setting("retry_backoff_s", "RETRY_BACKOFF_S", Seconds(0.01, _WEEK_S)),
+    Setting("retry_backoff_max_s", "RETRY_BACKOFF_MAX_S", Seconds(0.01, 52 * _WEEK_S)),
+    Setting("quarantine_deaths", "QUARANTINE_DEATHS", Whole(1, 1_000_000)),
+    Setting("wait_expires_s", "WAIT_EXPIRES_S", Seconds(1, 52 * _WEEK_S)),
+    Setting("deadline_grace_s", "DEADLINE_GRACE_S", Seconds(0, 86_400)),
+    Setting("cache_max_size", "CACHE_MAX_SIZE", Whole(1, 100_000_000)),
+    Setting("finished_retention_s", "FINISHED_RETENTION_S", Seconds(0, 520 * _WEEK_S)),
+    Setting("dead_retention_s", "DEAD_RETENTION_S", Seconds(1, 520 * _WEEK_S)),
+    Setting("log_floor_bytes", "LOG_FLOOR_BYTES", Whole(1000, 1 << 40)),
+    Setting("storage_max_bytes", "STORAGE_MAX_BYTES", Whole(0, 1 << 60)),
+    Setting("storage_soft_limit", "STORAGE_SOFT_LIMIT", Part(0.1, 0.98)),
+    Setting("mailbox_size", "MAILBOX_SIZE", Whole(1, 10_000_000)),
+    Setting("append_timeout_s", "APPEND_TIMEOUT_S", Seconds(0.05, 60)),
+    Setting("routing_enabled", "ROUTING_ENABLED", Switch()),
+    Setting("routing_rules", "ROUTING_RULES", Rules()),
+    Setting("lb_strategy", "LB_STRATEGY", Choice(("least_connections",))),
+    Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
+    Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
 )
 _ENV = {setting.field: setting.env for setting in SETTINGS}
 
@@ -336,6 +248,7 @@ def _check_combinations(settings: Settings) -> None:
         _too_small(settings, "lease_s", 1, "missed_s"),
         # An owner proves its ownership by an append within each lease time.
         _too_small(settings, "lease_s", 1, "append_timeout_s"),
+        _too_small(settings, "retry_backoff_max_s", 1, "retry_backoff_s", or_equal=True),
         _bad_mailbox(settings),
         _unknown_targets(settings),
     ]
@@ -344,9 +257,11 @@ def _check_combinations(settings: Settings) -> None:
             raise BadConfig(problem)
 
 
-def _too_small(settings: Settings, field: str, times: int, other: str) -> str:
+def _too_small(
+    settings: Settings, field: str, times: int, other: str, *, or_equal: bool = False
+) -> str:
     value, limit = getattr(settings, field), times * getattr(settings, other)
-    if value > limit:
+    if value > limit or (or_equal and value == limit):
         return ""
     factor = "twice " if times == 2 else ""
     return (

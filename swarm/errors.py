@@ -7,7 +7,10 @@ never leave the process that raises them.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from swarm.messages import WorkItem
 
 RefusalCode = Literal[
     "bad_request",  # malformed JSON, a missing or wrong field: the sender's mistake
@@ -19,6 +22,9 @@ RefusalCode = Literal[
     "not_holder",  # the item is held by somebody else than the sender
     "not_claimed",  # the item is not held by anybody
     "already_finished",  # the item has ended, by other hands or with another outcome
+    "not_waiting",  # an answer for an item that has asked for nothing
+    "already_answered",  # somebody else's answer came first
+    "storage_full",  # the swarm's storage is nearly full: try again when there is room
     "no_work",  # nothing to claim among the types that were asked for
     "agent_id_in_use",  # another live process is attached under this agent id
     "idempotency_conflict",  # the idempotency key was used before, for other content
@@ -65,11 +71,30 @@ class NoAnswer(SwarmError):
 
 
 class WorkFailed(SwarmError):
-    """The awaited work item ended without a result (it is dead or cancelled)."""
+    """The awaited work item ended without a result: it is dead.
+
+    `item` is how it ended, with its history; None where only the message is known.
+    """
+
+    def __init__(self, message: str, item: WorkItem | None = None) -> None:
+        super().__init__(message)
+        self.item = item
+
+
+class WorkCancelled(WorkFailed):
+    """The awaited work item was cancelled."""
 
 
 class LeaseLost(SwarmError):
     """The item that a handler works on is not held by it any more; stop the work."""
+
+
+class NotInMemory(SwarmError):
+    """An archived item is asked for: it must be read from the finished records first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"item {number} is in the finished records")
+        self.number = number
 
 
 # --- the bus ---------------------------------------------------------------
@@ -113,8 +138,24 @@ class OutcomeUnknown(BusError):
     """An append got no answer: it may be in the log, may come later, or be lost."""
 
 
+class StorageFull(BusError):
+    """No room: this append, record or value is not stored, and will not be by itself.
+
+    Of an earlier attempt that went without an answer it says nothing.  Trying again is
+    right once something was purged, or the limit was raised.
+    """
+
+
 class LogMissing(BusError):
     """The log does not exist (any more)."""
+
+
+class LogReplaced(BusError):
+    """The log is another one than the shared state knows, or has lost its entries."""
+
+
+class StateMissing(BusError):
+    """The shared state does not exist (any more); what it held is not known."""
 
 
 # --- ownership ---------------------------------------------------------------

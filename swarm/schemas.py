@@ -27,7 +27,7 @@ from msgspec import NODEFAULT, Meta, Raw, Struct, structs
 from swarm import messages
 from swarm.core.envelope import FORMAT
 from swarm.errors import REFUSAL_CODES
-from swarm.messages import SUBMIT_ITEMS_MAX, ErrorBody, NewItem
+from swarm.messages import SUBMIT_ITEMS_MAX, ErrorBody, Item, NewItem
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 #: Where `main` writes, from the root of a checkout.
@@ -36,6 +36,8 @@ FOLDER: Final = Path("docs/schemas")
 #: Fields that are stored encoded and have a shape of their own nevertheless.
 ENCODED: Final[Mapping[tuple[str, str], Any]] = {
     ("Assignment", "item"): NewItem,
+    ("Copied", "items"): list[Item],
+    ("Item", "spec"): NewItem,
     ("ShardSubmit", "items"): list[NewItem],
     ("Submit", "items"): Annotated[list[NewItem], Meta(max_length=SUBMIT_ITEMS_MAX)],
     ("Submitted", "items"): list[NewItem],
@@ -82,12 +84,16 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(_COMMAND.format(verb="claim"), "agent", "owner", "Claim", ["Assignment"]),
     *(
         Route(_COMMAND.format(verb=verb), "agent", "owner", verb.title(), ["Ack"], headers=_SESSION)
-        for verb in ("complete", "fail", "release", "progress")
+        for verb in ("complete", "fail", "release", "progress", "wait")
     ),
     Route(_COMMAND.format(verb="renew"), "agent", "owner", "Renew", ["Ack"]),
     Route(_COMMAND.format(verb="get"), "client", "owner", "Get", ["WorkItem"]),
     Route(_COMMAND.format(verb="list"), "client", "owner", "List", ["ItemPage"]),
     Route(_COMMAND.format(verb="stats"), "client", "owner", "Stats", ["ShardStats"]),
+    *(
+        Route(_COMMAND.format(verb=verb), "client", "owner", verb.title(), ["Ack"])
+        for verb in ("cancel", "prioritize", "retry", "answer")
+    ),
     Route(_COMMAND.format(verb="submit"), "coordinator", "owner", "ShardSubmit", ["SubmitReply"]),
     Route(
         "<p>.coordinator.<id>.submit.<sender>",
@@ -107,10 +113,24 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("<p>.coordinator.<id>.borrow.<coordinator>", "coordinator", "coordinator", "Borrow"),
     Route("<p>.coordinator.<id>.lend.<coordinator>", "coordinator", "coordinator", "Lend"),
+    Route(
+        "<p>.coordinator.<id>.handoff.<coordinator>",
+        "coordinator",
+        "coordinator",
+        "Handoff",
+        ["HandoffReply"],
+    ),
+    Route("<p>.coordinator.<id>.move.<sender>", "client", "coordinator", "Move", ["Moved"]),
+    # Answers to these are messages of their own, to the shard of the other item.
+    *(
+        Route("<p>.shard.<n>.edge.<coordinator>", "owner", "owner", message)
+        for message in ("Watch", "Watching", "Outcome", "Heard")
+    ),
     Route("<p>.attached.<agent>", "coordinator", "coordinator", "Attention"),
     Route("<p>.beat.<coordinator>", "coordinator", "anyone", "Beat"),
     Route("<p>.gone.<coordinator>", "coordinator", "anyone", "Gone"),
     Route("<p>log.<n>", "owner", "anyone", "LogEntry"),
+    Route("<p>done.<n>.<block>", "owner", "anyone", "Finished"),
     Route("$KV.<p>-state.map", "coordinator", "anyone", "ShardMap"),
 )
 
@@ -133,7 +153,7 @@ def bundle() -> dict[str, Any]:
     shown: list[type[Struct]] = [*classes(), ErrorReply]
     _, components = msgspec.json.schema_components(map(mirrors.of, shown))
     for one in shown:
-        properties = components[one.__name__]["properties"]
+        properties = _properties(one, components[one.__name__])
         for field, text in _field_texts(one).items():
             properties[field]["description"] = text
     return {
@@ -143,6 +163,16 @@ def bundle() -> dict[str, Any]:
         "description": "Fields that are not named here are ignored by whoever reads a message.",
         "$defs": dict(sorted(components.items())),
     }
+
+
+def _properties(message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of a message's fields by name, also where it is written as an array."""
+    config = message.__struct_config__
+    if not config.array_like:
+        found: dict[str, Any] = schema["properties"]
+        return found
+    tag = config.tag is not None
+    return dict(zip(message.__struct_encode_fields__, schema["prefixItems"][tag:], strict=True))
 
 
 def index() -> dict[str, Any]:
@@ -203,6 +233,7 @@ class _Mirrors:
             namespace={"__doc__": inspect.cleandoc(original.__doc__ or "")},
             tag_field=config.tag_field,
             tag=config.tag,
+            array_like=config.array_like,
         )
 
     def _copy(self, hint: Any) -> Any:

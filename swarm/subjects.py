@@ -51,6 +51,10 @@ class Subjects:
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
 
+    def records(self, shard: int) -> str:
+        """Name of the shard's finished records."""
+        return f"{self.prefix}done.{shard}"
+
     def agent_work(self, agent: str, session: str) -> str:
         return f"{self.prefix}.agent.{agent}.{session}.work"
 

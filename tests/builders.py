@@ -8,32 +8,41 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from swarm.core import decide
-from swarm.core.decide import Batch
+from swarm.core import decide, upkeep
+from swarm.core.decide import Batch, TakenBack
 from swarm.core.envelope import FORMAT, Link, LogPosition, decode_entry, encode_entry
 from swarm.core.ids import uuid7
-from swarm.core.lanes import Lanes
 from swarm.core.shard import Shard, ShardRules
-from swarm.errors import Refusal
+from swarm.errors import NotInMemory, Refusal
 from swarm.messages import (
     Ack,
+    Answer,
+    Archived,
     Assignment,
     Beat,
+    Cancel,
     Claim,
     Complete,
+    Edge,
     Event,
     Fail,
+    Item,
     ItemCommand,
+    ItemControl,
     LogEntry,
     NewItem,
     Opened,
+    Prioritize,
+    Priority,
     Progress,
     Release,
+    Retry,
     ShardMap,
     ShardSubmit,
     SubmitReply,
+    Wait,
 )
 
 T = TypeVar("T")
@@ -77,15 +86,27 @@ def refusal_of(action: Callable[[], object]) -> Refusal:
 
 
 class Desk:
-    """A shard under its owner: decides commands, and keeps the log that they make."""
+    """A shard under its owner: decides commands, and keeps the log that they make.
 
-    def __init__(self, rules: ShardRules | None = None, number: int = SHARD) -> None:
+    `log` holds every entry ever written; what lies below `first_seq` has been purged.
+    """
+
+    def __init__(
+        self, rules: ShardRules | None = None, number: int = SHARD, format_: int = FORMAT
+    ) -> None:
         self.rules = rules or ShardRules()
         self.shard = Shard(number, self.rules)
         self.now = NOW
         self.log: list[bytes] = []
+        self.first_seq = 1
         self.nonce = ""
-        self._position = LogPosition(LOG)
+        #: Of the entries to be written, and what retries are spread by.
+        self.format = format_
+        self.jitter = 0.5
+        self.full = False
+        #: Finished items outside of the log, encoded.
+        self.records: dict[int, bytes] = {}
+        self.position = LogPosition(LOG)
         self._ids = itertools.count(1)
         self.open("c1")
 
@@ -93,17 +114,18 @@ class Desk:
 
     def open(self, coordinator: str) -> None:
         """A new owner: an `Opened` entry under the next epoch."""
-        self.nonce = f"nonce{self._position.epoch + 1}"
+        self.nonce = f"nonce{self.position.epoch + 1}"
         opened = Opened(coordinator)
+        self.shard.seq = self.position.at + 1
         self.shard.apply(opened, self.now, self.nonce)
         self.append([opened])
 
     def append(self, events: list[Event]) -> None:
         """One entry of the log, with events that are applied already."""
-        position = self._position
+        position = self.position
         opens = bool(events) and isinstance(events[0], Opened)
         entry = LogEntry(
-            swarm=FORMAT,
+            swarm=self.format,
             incarnation="i1",
             epoch=position.epoch + 1 if opens else position.epoch,
             owner=self.nonce,
@@ -117,25 +139,88 @@ class Desk:
         link = position.advance(len(self.log), entry)
         assert link is Link.OURS, link
 
+    def batch(self) -> Batch:
+        """A batch to decide in, which will be the next entry."""
+        self.shard.seq = self.position.at + 1
+        return Batch(
+            self.shard,
+            self.nonce,
+            self.now,
+            format_=self.format,
+            rng=lambda: self.jitter,
+            full=self.full,
+        )
+
     def decide(self, work: Callable[[Batch], T]) -> T:
-        """Decide in a batch of its own and append it, empty after a refusal."""
-        batch = Batch(self.shard, self.nonce, self.now)
+        """Decide in a batch of its own and append it, empty after a refusal.
+
+        An archived item that it is about is read first, as the worker does.
+        """
+        batch = self.batch()
         try:
+            return work(batch)
+        except NotInMemory as gone:
+            record = msgspec.json.decode(self.records[gone.number], type=Item)
+            self.shard.thawed[gone.number] = record
             return work(batch)
         finally:
             self.append(batch.events)
 
-    def refold(self) -> Shard:
-        """The shard as anybody makes it from the stored bytes of the log."""
-        shard, position = Shard(self.shard.number, self.rules), LogPosition(LOG)
-        for seq, data in enumerate(self.log, start=1):
-            entry = decode_entry(LOG, seq, data)
-            assert entry is not None, "ours"
+    def entry(self, seq: int = 0) -> LogEntry:
+        """The entry of this sequence, the latest by default."""
+        seq = seq or len(self.log)
+        entry = decode_entry(LOG, seq, self.log[seq - 1])
+        assert entry is not None, "ours"
+        return entry
+
+    def refold(self, first_seq: int = 0, last_seq: int = 0) -> Shard:
+        """The shard as anybody makes it from the stored bytes of the log.
+
+        From `first_seq`, by default from where the log begins, to its end or `last_seq`.
+        """
+        first_seq = first_seq or self.first_seq
+        shard = Shard(self.shard.number, self.rules, first_seq)
+        position = LogPosition.before(LOG, first_seq)
+        for seq in range(first_seq, (last_seq or len(self.log)) + 1):
+            entry = self.entry(seq)
             link = position.advance(seq, entry)
             assert link is Link.OURS, link
+            shard.seq = seq
             for event in entry.events:
                 shard.apply(event, entry.now, entry.owner)
         return shard
+
+    def take_over(self, coordinator: str = "c2") -> None:
+        """Another owner goes on with what the log says."""
+        self.shard = self.refold()
+        assert self.shard.complete, "the log says all there is to know"
+        self.open(coordinator)
+
+    # --- upkeep ----------------------------------------------------------------------
+
+    def compact(self, wanted: int = 1_000_000, bytes_max: int = 1_000_000) -> int:
+        """State again what was stated longest ago; the bytes that it took."""
+        return self.decide(lambda out: upkeep.compact(self.shard, out, wanted, bytes_max))
+
+    def mark(self) -> int:
+        """Say what is needed from here on; that sequence."""
+        return self.decide(lambda out: upkeep.mark(self.shard, out))
+
+    def purge(self) -> None:
+        """Drop what the latest mark says that nobody needs."""
+        assert self.first_seq <= self.shard.needs <= len(self.log), "only what is there"
+        self.first_seq = self.shard.needs
+
+    def archive(self, *numbers: int) -> None:
+        """Put these ended items into the records, and say so."""
+        for number in numbers:
+            self.records[number] = msgspec.json.encode(self.shard.items[number])
+        self.decide(lambda out: out.add(Archived(list(numbers))))
+
+    def due(self) -> list[str]:
+        """Do what has come due; why claims ended by it."""
+        stopped = self.decide(lambda out: decide.due(self.shard, out, 1000))
+        return [why for _, _, why in stopped]
 
     # --- commands ------------------------------------------------------------------
 
@@ -180,14 +265,23 @@ class Desk:
         raw = Raw(msgspec.json.encode(result))
         return self.tell(Complete(self.new_id(), held.work_item_id, held.token, raw), sender)
 
-    def fail(self, held: Assignment, sender: str, error: str = "boom") -> Ack:
-        """Fail what is held."""
-        return self.tell(Fail(self.new_id(), held.work_item_id, held.token, error), sender)
+    def fail(self, held: Assignment, sender: str, error: str = "boom", **fields: Any) -> Ack:
+        """Fail what is held; it is tried again while attempts are left."""
+        command = Fail(self.new_id(), held.work_item_id, held.token, error, **fields)
+        return self.tell(command, sender)
 
-    def release(self, held: Assignment, sender: str, id_: str = "", retry: int = 0) -> Ack:
+    def die(self, held: Assignment, sender: str, error: str = "boom") -> Ack:
+        """Fail what is held, for good."""
+        return self.fail(held, sender, error, final=True)
+
+    def release(
+        self, held: Assignment, sender: str, id_: str = "", retry: int = 0, **fields: Any
+    ) -> Ack:
         """Hand back what is held."""
-        id_ = id_ or self.new_id()
-        return self.tell(Release(id_, held.work_item_id, held.token, "why", retry), sender)
+        command = Release(
+            id_ or self.new_id(), held.work_item_id, held.token, "why", retry, **fields
+        )
+        return self.tell(command, sender)
 
     def progress(
         self,
@@ -197,67 +291,58 @@ class Desk:
         note: str = "half way",
         id_: str = "",
         retry: int = 0,
+        **fields: Any,
     ) -> Ack:
         """Report progress of what is held."""
         id_ = id_ or self.new_id()
-        command = Progress(id_, held.work_item_id, held.token, percent, note, retry)
+        command = Progress(id_, held.work_item_id, held.token, percent, note, retry, **fields)
         return self.tell(command, sender)
 
-    def lapse(self, held: Assignment) -> None:
-        """The holder fell silent."""
+    def wait(self, held: Assignment, sender: str, what: object = "ok?", **fields: Any) -> Ack:
+        """Hand what is held to somebody outside; `what` is a Python value."""
+        raw = Raw(msgspec.json.encode(what))
+        command = Wait(self.new_id(), held.work_item_id, held.token, raw, **fields)
+        return self.tell(command, sender)
+
+    def lapse(self, held: Assignment, cause: TakenBack = "lapsed") -> None:
+        """The holder fell silent, or whatever else `cause` says."""
         number = number_of(held.work_item_id)
-        self.decide(lambda batch: decide.give_up(self.shard, number, "lapsed", "silent", batch))
+        self.decide(lambda batch: decide.give_up(self.shard, number, cause, "silent", batch))
+
+    def control(self, command: ItemControl, sender: str = "op") -> Ack:
+        """A command of somebody who does not hold the item."""
+        return self.decide(lambda batch: decide.item_control(self.shard, command, sender, batch))
+
+    def cancel(self, item: str, sender: str = "op", **fields: Any) -> Ack:
+        """The item is not wanted any more."""
+        return self.control(Cancel(self.new_id(), item, **fields), sender)
+
+    def prioritize(self, item: str, priority: Priority) -> Ack:
+        """The item is more, or less, urgent."""
+        return self.control(Prioritize(self.new_id(), item, priority))
+
+    def retry(self, item: str, sender: str = "op") -> Ack:
+        """Queue a dead, scheduled or blocked item now."""
+        return self.control(Retry(self.new_id(), item), sender)
+
+    def answer(self, item: str, answer: object, sender: str = "op", wait: int = 0) -> Ack:
+        """What a waiting item waits for; `answer` is a Python value."""
+        raw = Raw(msgspec.json.encode(answer))
+        return self.control(Answer(self.new_id(), item, raw, wait), sender)
+
+    def edge(self, message: Edge) -> Edge | None:
+        """A message from another shard about a dependency."""
+        return self.decide(lambda batch: decide.edge(self.shard, message, batch))
+
+    def item(self, number: int = 1) -> Item:
+        """The item as the shard has it."""
+        return self.shard.items[number]
+
+    def status(self, number: int = 1) -> str:
+        """Where in its life the item is."""
+        return self.item(number).status
 
 
 def number_of(work_item_id: str) -> int:
     """The item's number."""
     return int(work_item_id.partition("-")[2])
-
-
-# --- states ------------------------------------------------------------------------------
-
-
-def plain(value: object) -> Any:
-    """`value` as dicts, lists and bytes, to be compared deeply."""
-    match value:
-        case Raw():
-            return bytes(value)
-        case Struct():
-            fields = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-            return {"is": type(value).__name__, **fields}
-        case dict():
-            return {key: plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [plain(inner) for inner in value]
-        case _:
-            return value
-
-
-def claim_order(lanes: Lanes) -> dict[str, list[list[int]]]:
-    """Numbers in the order in which each lane gives them, by work type and priority."""
-    order: dict[str, list[list[int]]] = {}
-    for work_type, of_type in lanes._lanes.items():
-        order[work_type] = [sorted(lane) for lane in of_type]
-        assert [lane.head for lane in of_type] == [next(iter(sorted(lane)), 0) for lane in of_type]
-    return order
-
-
-def state_of(shard: Shard) -> dict[str, Any]:
-    """All that a shard knows, dict orders included where they decide anything."""
-    return {
-        "number": shard.number,
-        "coordinator": shard.coordinator,
-        "items": plain(shard.items),
-        "lanes": claim_order(shard.lanes),
-        "scores": [[lane.score for lane in of] for of in shard.lanes._lanes.values()],
-        "ready": list(shard.lanes.ready.items()),
-        "commands": plain(shard.commands._answers),
-        "commands_queue": plain(list(shard.commands._queue)),
-        "horizon": shard.commands.horizon,
-        "keys": list(shard.keys._answers.items()),
-        "keys_queue": plain(list(shard.keys._queue)),
-        "held": [(holder, list(numbers)) for holder, numbers in shard.held.items()],
-        "next": shard.next_number,
-        "submitted": shard.submitted,
-        "ended": dict(shard.ended),
-    }

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import structlog
+from msgspec import Raw
 
 from swarm.actors.actor import Mailbox
 from swarm.bus.base import Message, Subscription
-from swarm.core.agent import AgentCore, Key
-from swarm.core.handling import Cancel, Effect, Outcome, Reattach, Refused, Start
+from swarm.core.agent import AgentCore
+from swarm.core.handling import Cancel, Effect, Kept, Outcome, Reattach, Refused, Start
+from swarm.core.held import Key
 from swarm.errors import BusError, NoAnswer, Refusal, SwarmError
 from swarm.messages import Assignment, Attach, Attached, Control, Work
 from swarm.sdk.calls import Calls
@@ -37,8 +40,21 @@ CANCEL_S = 5.0
 ACK_S = 30.0
 MAILBOX_SIZE = 100_000
 
-#: Starts the handler of an assignment; returns what asks it to stop, given the reason.
-Launch = Callable[[Assignment], Callable[[str], None]]
+
+class Launched(Protocol):
+    """A handler under way, or one that could not begin."""
+
+    def cancel(self, cancel: Cancel) -> None:
+        """It is to stop."""
+        ...
+
+    def kept(self, kept: Kept) -> None:
+        """What became of its checkpoint."""
+        ...
+
+
+#: Starts the handler of an assignment.
+Launch = Callable[[Assignment], Launched]
 
 _encode = msgspec.json.Encoder().encode
 _work = msgspec.json.Decoder(Work)
@@ -47,7 +63,7 @@ _attached = msgspec.json.Decoder(Attached)
 
 
 class AgentActor:
-    """One agent session.  `run` it once; `ended` and `progress` tell of its handlers."""
+    """One agent session.  `run` it once; `ended` and what follows it tell of its handlers."""
 
     def __init__(
         self,
@@ -72,7 +88,7 @@ class AgentActor:
         # Named here, not by whoever answers: a repeated attach must not make a second
         # session, which the first one would keep out as another process of the same id.
         self._first_session = calls.runtime.new_name("s")
-        self._cancels: dict[Key, Callable[[str], None]] = {}
+        self._launched: dict[Key, Launched] = {}
         self._listening: dict[str, Subscription] = {}
         self._attaching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -122,6 +138,10 @@ class AgentActor:
         """The handler of this assignment reports."""
         self._mailbox.put(partial(self._on_progress, work_item_id, token, percent, note))
 
+    def checkpoint(self, work_item_id: str, token: str, number: int, checkpoint: Raw) -> None:
+        """The handler of this assignment leaves something for whoever goes on."""
+        self._mailbox.put(partial(self._on_checkpoint, work_item_id, token, number, checkpoint))
+
     def _on_message(self, message: Message) -> None:
         if not self._mailbox.put(message):
             log.warning("dropped: an agent's mailbox is full", agent=self._calls.sender)
@@ -144,22 +164,29 @@ class AgentActor:
             log.warning("a message cannot be read", subject=mail.subject, error=str(error))
 
     def _on_ended(self, work_item_id: str, token: str, outcome: Outcome) -> None:
-        self._cancels.pop((work_item_id, token), None)
+        self._launched.pop((work_item_id, token), None)
         self._core.ended(work_item_id, token, outcome, self._clock())
 
     def _on_progress(self, work_item_id: str, token: str, percent: float, note: str) -> None:
         self._core.progress(work_item_id, token, percent, note, self._clock())
+
+    def _on_checkpoint(self, work_item_id: str, token: str, number: int, checkpoint: Raw) -> None:
+        self._core.checkpoint(work_item_id, token, number, checkpoint, self._clock())
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Start(assignment):
                     key = (assignment.work_item_id, assignment.token)
-                    self._cancels[key] = self._launch(assignment)
-                case Cancel(work_item_id, token, reason):
-                    cancel = self._cancels.get((work_item_id, token))
-                    if cancel is not None:
-                        cancel(reason)
+                    self._launched[key] = self._launch(assignment)
+                case Cancel():
+                    launched = self._launched.get((effect.work_item_id, effect.token))
+                    if launched is not None:
+                        launched.cancel(effect)
+                case Kept():
+                    launched = self._launched.get((effect.work_item_id, effect.token))
+                    if launched is not None:
+                        launched.kept(effect)
                 case Reattach(reason):
                     self._attach(reason)
                 case Refused(command, error):

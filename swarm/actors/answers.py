@@ -7,8 +7,20 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from swarm.errors import Refusal
-from swarm.messages import Ack, Assignment, Control, ErrorBody, ItemPage, ShardStats, Work, WorkItem
-from swarm.subjects import Subjects
+from swarm.messages import (
+    Ack,
+    Assignment,
+    Control,
+    Edge,
+    ErrorBody,
+    Heard,
+    ItemPage,
+    ShardStats,
+    Watch,
+    Work,
+    WorkItem,
+)
+from swarm.subjects import Subjects, shard_of_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,16 +41,17 @@ def error_reply(refusal: Refusal) -> bytes:
 class Answers:
     """Everything that leaves with one batch."""
 
-    __slots__ = ("_controls", "_readings", "_replies", "_work")
+    __slots__ = ("_controls", "_edges", "_readings", "_replies", "_work")
 
     def __init__(self) -> None:
         self._replies: list[tuple[str, object]] = []
         self._readings: list[tuple[str, Callable[[], Reading]]] = []
         self._work: dict[tuple[str, str], Work] = {}
         self._controls: list[tuple[str, str, Control]] = []
+        self._edges: list[Edge] = []
 
     def __bool__(self) -> bool:
-        return bool(self._replies or self._readings or self._work or self._controls)
+        return bool(self._replies or self._readings or self._work or self._controls or self._edges)
 
     def reply(self, to: str, body: object) -> None:
         """`body` to a reply subject; nothing when the sender wants no answer."""
@@ -65,8 +78,12 @@ class Answers:
         """Something an agent session must do."""
         self._controls.append((agent, session, control))
 
-    def encoded(self, subjects: Subjects, bytes_max: int) -> list[tuple[str, bytes]]:
-        """(subject, data) of all but readings, to be sent once the batch is durable."""
+    def edge(self, edge: Edge) -> None:
+        """A word about a dependency to the shard of the other item."""
+        self._edges.append(edge)
+
+    def encoded(self, subjects: Subjects, me: str, bytes_max: int) -> list[tuple[str, bytes]]:
+        """(subject, data) of all but readings, to be sent by `me` once the batch is durable."""
         ready: list[tuple[str, bytes]] = []
         for (agent, session), work in self._work.items():
             subject = subjects.agent_work(agent, session)
@@ -77,6 +94,11 @@ class Answers:
         ready += [(to, _encode(body)) for to, body in self._replies]
         for agent, session, control in self._controls:
             ready.append((subjects.agent_control(agent, session), _encode(control)))
+        for edge in self._edges:
+            to_dependency = isinstance(edge, Watch | Heard)
+            shard = shard_of_id(edge.on if to_dependency else edge.dependent)
+            if shard >= 0:
+                ready.append((subjects.shard(shard, "edge", me), _encode(edge)))
         return ready
 
     def readings(self, as_of: int) -> Iterator[tuple[str, bytes]]:
@@ -99,10 +121,16 @@ def split_work(work: Work, bytes_max: int) -> list[Work]:
     parts = [Work([], work.acks)]
     size = 200 * len(work.acks)
     for assignment in work.items:
-        item_size = len(memoryview(assignment.item)) + 300
+        item_size = _assignment_bytes(assignment)
         if parts[-1].items and size + item_size > bytes_max:
             parts.append(Work([], []))
             size = 0
         parts[-1].items.append(assignment)
         size += item_size
     return parts
+
+
+def _assignment_bytes(assignment: Assignment) -> int:
+    size = 300 + len(memoryview(assignment.item))
+    size += len(memoryview(assignment.checkpoint)) + len(memoryview(assignment.answer))
+    return size + sum(80 + len(memoryview(one.result)) for one in assignment.depends.values())

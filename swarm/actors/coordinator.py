@@ -14,59 +14,40 @@ import msgspec
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
-from swarm.actors.answers import error_body, error_reply
+from swarm.actors.answers import error_reply
+from swarm.actors.handoff import Handoffs
+from swarm.actors.intake import Intake
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
-from swarm.actors.requests import Request, decode_body
+from swarm.actors.presence import Presence
+from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
-from swarm.actors.shard_worker import Surroundings
+from swarm.actors.server_clock import ServerClock
+from swarm.actors.storage_watch import StorageWatch
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
-from swarm.core.admission import admit
-from swarm.core.checks import command_text_bytes
 from swarm.core.credits import CreditPool
-from swarm.core.decide import VERB
 from swarm.core.envelope import FORMAT
-from swarm.core.membership import Members
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
-from swarm.messages import (
-    Ack,
-    Attach,
-    Attention,
-    Beat,
-    Control,
-    Gone,
-    Heartbeat,
-    ItemCommand,
-    Next,
-    ShardMap,
-    Submit,
-    SubmitReply,
-    Work,
-)
+from swarm.messages import Beat, Control, Gone, ShardMap, ShardStats
 from swarm.runtime import Runtime
-from swarm.subjects import (
-    Subjects,
-    check_token,
-    parse_item_id,
-    reply_allowed,
-    sender_of,
-    shard_of_id,
-)
+from swarm.subjects import Subjects, check_token, reply_allowed, sender_of
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 
-_submit = msgspec.json.Decoder(Submit)
-_attach = msgspec.json.Decoder(Attach)
-_next = msgspec.json.Decoder(Next)
 _beat = msgspec.json.Decoder(Beat)
-_heartbeat = msgspec.json.Decoder(Heartbeat)
-_attention = msgspec.json.Decoder(Attention)
 
-#: Refused items answered in one message: each comes with a sentence.
-REFUSED_PAGE = 100
+#: The death of a coordinator is said at the latest after this time, open shards or not.
+GONE_S = 0.3
+#: One that is to leave listens this long for who else is.
+HEAR_S = 0.15
+#: Sessions told to attach elsewhere at once, the pause then, and when they are told again.
+SENT_AT_ONCE = 40
+SEND_PAUSE_S = 0.05
+SEND_AGAIN_S = 1.0
 
 
 class Coordinator(Actor):
@@ -83,7 +64,6 @@ class Coordinator(Actor):
         super().__init__(check_token("coordinator id", coordinator_id))
         self._bus = bus
         self._settings = settings
-        self._map = shard_map
         self._runtime = runtime or Runtime()
         self._subjects = Subjects(settings.prefix)
         self._clock = asyncio.get_running_loop().time
@@ -92,37 +72,58 @@ class Coordinator(Actor):
         self._send = Sender(bus)
         self._say = Outgoing(self._send)
         self._pool = CreditPool()
-        self._members = Members(settings.missed_s)
+        self._presence = Presence(bus, self._subjects, self._say, settings.missed_s, self._describe)
         self._sessions = Sessions(
-            self.name, self._pool, self._members, settings.lease_s, settings.heartbeat_s
+            self.name, self._pool, self._presence.members, settings.lease_s, settings.heartbeat_s
         )
-        around = Surroundings(
-            bus=bus,
-            send=self._send,
-            settings=settings,
-            runtime=self._runtime,
-            subjects=self._subjects,
-            coordinator=self.name,
-            pool=self._pool,
-            hearing=self._hearing,
-            ended=self._shard_lost,
-            committed=self._look_for_takers,
+        #: How full the storage is.
+        self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
+        around = self._surroundings()
+        self._shards = Ownership(around, shard_map, self._presence.live)
+        self._lending = Lending(around, self._shards, self._say)
+        self._intake = Intake(
+            around,
+            shard_map,
+            self._shards,
+            self._sessions,
+            self._lending,
+            self._say,
+            draining=lambda: self.draining,
         )
-        self._shards = Ownership(around, shard_map)
-        self._lending = Lending(self.name, self._pool, self._shards, self._say, self._subjects)
+        self._handoffs = Handoffs(
+            around,
+            self._shards,
+            self._presence.live,
+            announce=self._announce,
+            draining=lambda: self.draining,
+        )
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
-        self._beats: asyncio.Task[None] | None = None
-        self._beat_number = 0
-        #: When our own latest beat came back to us: proof that we hear.
-        self._heard_self_at = float("-inf")
+        self._tasks: list[asyncio.Task[None]] = []
+        #: Coordinators whose beats have stopped, and when that is to be said at the latest.
+        self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
-        #: The latest beat.
-        self._shown = self._make_beat()
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            bus=self._bus,
+            send=self._send,
+            settings=self._settings,
+            runtime=self._runtime,
+            subjects=self._subjects,
+            coordinator=self.name,
+            pool=self._pool,
+            server_clock=ServerClock(self._bus, self._runtime),
+            hearing=self._presence.hearing,
+            ended=self._shard_lost,
+            committed=self._look_for_takers,
+            format=self._format,
+            nearly_full=self.storage.nearly_full,
+        )
 
     # --- life -----------------------------------------------------------------------
 
@@ -132,6 +133,14 @@ class Coordinator(Actor):
         return self._shards.owned()
 
     @property
+    def shown(self) -> list[ShardStats]:
+        """Counts of the shards served here, of a moment ago at most."""
+        return [worker.shown for worker in self._shards]
+
+    def _owned_logs(self) -> dict[int, str]:
+        return {shard: self._subjects.log(shard) for shard in self.owned}
+
+    @property
     def closed(self) -> dict[int, str]:
         """Shards that cannot be opened, and why."""
         return self._shards.closed
@@ -139,7 +148,7 @@ class Coordinator(Actor):
     @property
     def beating(self) -> bool:
         """Whether its beats go out and come back."""
-        return self._hearing()
+        return self._presence.hearing()
 
     async def start(self) -> None:
         """Subscribe, begin to beat, and open shards as they fall to this coordinator."""
@@ -153,22 +162,44 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        self._beats = asyncio.create_task(self._beat_forever(), name=f"{self.name} beats")
+        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+            self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
+
+    async def drain(self, limit_s: float) -> None:
+        """Give away all shards and sessions; returns when done, or after the limit.
+
+        At once when nobody is there to take them, or all others are about to leave, too.
+        """
+        self.draining = True
+        await self._announce()
+        # A whole swarm that is stopped is told so at about the same time.
+        await asyncio.sleep(HEAR_S)
+        if not self._stayers():
+            return
+        log.info("draining", coordinator=self.name, shards=self.owned)
+        await asyncio.gather(self._handoffs.give_all(limit_s), self._send_away(limit_s))
+        log.info("drained", coordinator=self.name, left=self.owned)
 
     async def stop(self) -> None:
         """Leave: no more beats, all shards fall silent; what agents hold stays theirs."""
-        beats, self._beats = self._beats, None
-        if beats is not None:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._handoffs.stop()
+        owned = self.owned
         await self._shards.stop()
+        if tasks:
+            self._presence.leave(owned)
+            await self._say.flush()
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
         await super().stop()
 
-    def _hearing(self) -> bool:
-        silent_s = self._clock() - self._heard_self_at
-        return self._bus.connected and silent_s < self._settings.missed_s
+    def _format(self) -> int:
+        """Of log entries: the highest that every live coordinator reads."""
+        live = self._presence.live()
+        return min([FORMAT, *(beat.protocol for beat in live.values())])
 
     # --- the mailbox ------------------------------------------------------------------
 
@@ -183,19 +214,24 @@ class Coordinator(Actor):
             await self._mailbox.wait()
             while self._mailbox:
                 self._take(self._mailbox.pop())
-            tick, self._tick_wanted = self._tick_wanted, False
-            for worker in self._shards:
-                worker.look_for_slots()
-                if tick:
-                    # From here, as every heartbeat that has arrived is with its worker now.
-                    worker.tick()
-            live = self._members.live(self._clock())
+            self._wake_workers()
+            live = self._presence.live()
             self._lending.give_back()
             self._lending.offer(live)
             if self._takers_wanted and len(live) > 1:
                 self._seek_takers(live)
+            self._tell_gone()
             self._tell_news()
             await self._say.flush()
+
+    def _wake_workers(self) -> None:
+        # A function of its own: no variable keeps a worker, and its state, when it has gone.
+        tick, self._tick_wanted = self._tick_wanted, False
+        for worker in self._shards:
+            worker.look_for_slots()
+            if tick:
+                # From here, as every heartbeat that has arrived is with its worker now.
+                worker.tick()
 
     def _take(self, message: Message) -> None:
         # <prefix>.coordinator.<id>.<verb>.<sender>, or <prefix>.<verb>.<sender>
@@ -215,93 +251,6 @@ class Coordinator(Actor):
             if message.reply:
                 self._say(message.reply, error_reply(refusal))
 
-    # --- submissions -------------------------------------------------------------------
-
-    def _on_submit(self, message: Message, sender: str) -> None:
-        limit = self._bus.max_payload // 2
-        if len(message.data) > limit:
-            raise Refusal(
-                "too_large",
-                f"the batch has {len(message.data)} bytes, at most {limit} are allowed; "
-                "submit fewer items at once",
-            )
-        submit: Submit = decode_body(_submit, message.data)
-        submit.command_id = submit.command_id or self._runtime.new_id()
-        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
-        for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
-            part = admitted.refused[start : start + REFUSED_PAGE]
-            self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
-        for shard, items in admitted.parts.items():
-            worker = self._shards.get(shard)
-            if worker is not None:
-                size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, items, message.reply, size=size))
-            else:
-                subject = self._subjects.shard(shard, "submit", sender)
-                self._say(subject, _encode(items), message.reply)
-
-    # --- agents ------------------------------------------------------------------------
-
-    def _on_attach(self, message: Message, sender: str) -> None:
-        attach: Attach = decode_body(_attach, message.data)
-        minted = message.headers.get("Swarm-Session", "") if message.headers else ""
-        session = attach.session or minted or self._runtime.new_name("s")
-        check_token("session", session)
-        attached, attention = self._sessions.attach(sender, session, attach, self._clock())
-        self._say(self._subjects.attached(sender), _encode(attention))
-        if message.reply:
-            self._say(message.reply, _encode(attached))
-
-    def _on_attached(self, message: Message, sender: str) -> None:
-        heard: Attention = decode_body(_attention, message.data)
-        for session, control in self._sessions.attention(sender, heard, self._clock()):
-            self._say(self._subjects.agent_control(sender, session), _encode(control))
-
-    def _on_next(self, message: Message, sender: str) -> None:
-        next_: Next = decode_body(_next, message.data)
-        session = next_.session
-        for command in next_.done:
-            shard = shard_of_id(command.work_item_id)
-            worker = self._shards.get(shard)
-            verb, size = VERB[type(command)], command_text_bytes(command)
-            if worker is not None:
-                worker.put(Request(verb, sender, command, session=session, size=size))
-            elif shard >= 0:
-                subject = self._subjects.shard(shard, verb, sender)
-                self._say(subject, _encode(command), headers={"Swarm-Session": session})
-            else:
-                self._refuse_command(command, sender, session)
-        slots = self._pool.sessions.get((sender, session))
-        if slots is None:
-            if next_.slots:
-                control = Control("reattach", reason=f"{self.name} does not know this session")
-                self._say(self._subjects.agent_control(sender, session), _encode(control))
-        else:
-            self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
-            if self._pool.wished():
-                self._lending.grant_wishes()
-
-    def _refuse_command(self, command: ItemCommand, agent: str, session: str) -> None:
-        refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
-        ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
-        self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
-
-    def _on_heartbeat(self, message: Message, sender: str) -> None:
-        heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
-        control = self._sessions.heartbeat(sender, heartbeat, self._clock())
-        if control is not None:
-            subject = self._subjects.agent_control(sender, heartbeat.session)
-            self._say(subject, _encode(control))
-        by_shard: dict[int, list[tuple[str, str]]] = {}
-        for work_item_id, token in heartbeat.held:
-            by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))
-        for worker in self._shards:
-            listed = by_shard.get(worker.number, [])
-            if listed or worker.knows(sender, heartbeat.session):
-                part = msgspec.structs.replace(heartbeat, held=listed)
-                worker.put(Request("heartbeat", sender, part))
-        self._lending.grant_wishes()
-
     def _shard_lost(self, shard: int, why: str, alarm: bool) -> None:
         self._shards.lost(shard, why, alarm)
 
@@ -317,55 +266,79 @@ class Coordinator(Actor):
         # Too early: once more a little later.  Waking up twice does no harm.
         asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
 
-    def _on_borrow(self, message: Message, sender: str) -> None:
-        self._lending.on_borrow(message.data, sender)
+    # --- leaving ------------------------------------------------------------------------
 
-    def _on_lend(self, message: Message, sender: str) -> None:
-        self._lending.on_lend(message.data, sender)
+    def _stayers(self) -> list[str]:
+        """Other live coordinators that are not about to leave."""
+        live = self._presence.live()
+        return [name for name, beat in live.items() if name != self.name and not beat.draining]
+
+    async def _send_away(self, limit_s: float) -> None:
+        """Tell all sessions to attach elsewhere, not all at once; return when they have."""
+        give_up_at = self._clock() + limit_s
+        told: dict[tuple[str, str], float] = {}
+        while self._pool.sessions and self._stayers() and self._clock() < give_up_at:
+            before = self._clock() - SEND_AGAIN_S
+            due = [key for key in self._pool.sessions if told.get(key, before) <= before]
+            for agent, session in due[:SENT_AT_ONCE]:
+                told[agent, session] = self._clock()
+                control = Control("reattach", reason=f"{self.name} is about to leave")
+                self._say(self._subjects.agent_control(agent, session), _encode(control))
+            await self._say.flush()
+            await asyncio.sleep(SEND_PAUSE_S)
 
     # --- beats --------------------------------------------------------------------------
 
     def _on_beat(self, message: Message, sender: str) -> None:
-        beat: Beat = decode_body(_beat, message.data)
-        if beat.coordinator == self.name and beat.instance == self._instance:
-            self._heard_self_at = self._clock()
-        else:
+        if not self._presence.heard(decode_body(_beat, message.data)):
             # It may have the free slots that ready work here is waiting for.
             self._takers_wanted = True
-        self._members.heard(beat, self._clock())
 
     async def _beat_forever(self) -> None:
         while True:
-            self._beat()
+            self._presence.beat()
             self._look_around()
             await self._say.flush()
-            await asyncio.sleep(self._settings.beat_s)
+            # The death of another is not to be noticed late.
+            pause_s = self._settings.beat_s
+            if self._presence.hearing():
+                pause_s = min(pause_s, self._presence.members.missed_in(self._clock()))
+            await asyncio.sleep(pause_s)
 
     def _tell_news(self) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
-        shown = self._shown
+        shown = self._presence.shown
         newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
         newly_served = shown.idle.keys() != self._pool.served.keys()
         if newly_ready or newly_served or shown.owns != self.owned:
-            self._beat()
+            self._presence.beat()
 
-    def _beat(self) -> None:
-        self._beat_number += 1
-        self._shown = self._make_beat()
-        self._say(self._subjects.beat(self.name), _encode(self._shown))
+    def _tell_gone(self) -> None:
+        """Say who is gone, once its shards are open here: then those who hear it ask again."""
+        for name, latest_at in list(self._gone.items()):
+            if not self._shards.opening or self._clock() >= latest_at:
+                del self._gone[name]
+                self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
 
-    def _make_beat(self) -> Beat:
+    async def _announce(self) -> None:
+        """Beat at once, and before anything that is said later."""
+        self._presence.beat()
+        await self._say.flush()
+
+    def _describe(self) -> Beat:
         return Beat(
             self.name,
             self._instance,
             FORMAT,
-            self._beat_number,
+            0,
             sessions=len(self._pool.sessions),
             owns=self.owned,
             idle=self._pool.idle(),
             ready=self._shards.ready(),
             closed={str(shard): why for shard, why in self.closed.items()},
             draining=self.draining,
+            standby=self._shards.standbys.behind(),
+            storage=round(self.storage.part, 3),
         )
 
     def _look_around(self) -> None:
@@ -373,24 +346,28 @@ class Coordinator(Actor):
         self._sessions.drop_silent(now)
         self._pool.expire(now)
         # Who hears nothing must not take the others for dead.
-        if self._hearing():
-            for name in self._members.newly_dead(now):
-                self._say(self._subjects.gone(name), _encode(Gone(name, self.name)))
-            live = self._members.live(now)
+        if self._presence.hearing():
+            for name in self._presence.members.newly_dead(now):
+                self._gone.setdefault(name, now + GONE_S)
             if not self.draining:
-                self._shards.open_what_is_ours(live)
+                self._shards.look_around()
+            else:
+                self._shards.standbys.follow(())
+            self._tell_gone()
             self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()
 
 
 _HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
-    "submit": Coordinator._on_submit,
-    "attach": Coordinator._on_attach,
-    "next": Coordinator._on_next,
-    "borrow": Coordinator._on_borrow,
-    "lend": Coordinator._on_lend,
+    "submit": lambda self, message, sender: self._intake.on_submit(message, sender),
+    "attach": lambda self, message, sender: self._intake.on_attach(message, sender),
+    "next": lambda self, message, sender: self._intake.on_next(message, sender),
+    "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
+    "attached": lambda self, message, sender: self._intake.on_attached(message, sender),
+    "handoff": lambda self, message, sender: self._handoffs.on_handoff(message, sender),
+    "move": lambda self, message, sender: self._handoffs.on_move(message, sender),
+    "borrow": lambda self, message, sender: self._lending.on_borrow(message.data, sender),
+    "lend": lambda self, message, sender: self._lending.on_lend(message.data, sender),
     "beat": Coordinator._on_beat,
-    "heartbeat": Coordinator._on_heartbeat,
-    "attached": Coordinator._on_attached,
 }

@@ -9,9 +9,8 @@ import msgspec
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
-from swarm.core.credits import CreditPool
+from swarm.actors.surroundings import Surroundings
 from swarm.messages import Beat, Borrow, Credit, Lend
-from swarm.subjects import Subjects
 
 _encode = msgspec.json.Encoder().encode
 _borrow = msgspec.json.Decoder(Borrow)
@@ -26,16 +25,19 @@ SEEK_S = 0.02
 
 
 class Lending:
-    """The part of a coordinator that borrows and lends free slots."""
+    """The part of a coordinator that borrows and lends free slots.
 
-    def __init__(
-        self, me: str, pool: CreditPool, shards: Ownership, say: Outgoing, subjects: Subjects
-    ) -> None:
-        self._me = me
-        self._pool = pool
+    Not while it hears nothing: its agents may have attached elsewhere, and their slots are
+    not ours to lend then.
+    """
+
+    def __init__(self, around: Surroundings, shards: Ownership, say: Outgoing) -> None:
+        self._hearing = around.hearing
+        self._me = around.coordinator
+        self._pool = around.pool
         self._shards = shards
         self._say = say
-        self._subjects = subjects
+        self._subjects = around.subjects
         self._clock = asyncio.get_running_loop().time
         self._sought_at = -SEEK_S
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
@@ -43,6 +45,8 @@ class Lending:
 
     def on_borrow(self, data: bytes, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
+        if not self._hearing():
+            return
         borrow: Borrow = decode_body(_borrow, data)
         now = self._clock()
         lent: list[Credit] = []
@@ -73,7 +77,7 @@ class Lending:
     def grant_wishes(self) -> None:
         """Give slots that came free to the peers that asked, in turn with our own shards."""
         wished = self._pool.wished()
-        if not wished:
+        if not wished or not self._hearing():
             return
         now, ready = self._clock(), self._shards.ready()
         for work_type in wished:
@@ -82,6 +86,8 @@ class Lending:
 
     def offer(self, live: dict[str, Beat]) -> None:
         """Move free slots that nothing here can use to peers whose beats show ready work."""
+        if not self._hearing():
+            return
         now, ready = self._clock(), self._shards.ready()
         for work_type in self._pool.waiting():
             if ready.get(work_type):

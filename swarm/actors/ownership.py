@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from swarm.actors.opening import open_shard
-from swarm.actors.shard_worker import ShardWorker, Surroundings
-from swarm.core.membership import shards_to_open
+from swarm.actors.requests import Request
+from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.standby import Standbys
+from swarm.actors.surroundings import Surroundings
+from swarm.bus.log import LogReader
+from swarm.core.placement import Placement
 from swarm.errors import Deposed, SwarmError
-from swarm.messages import Beat, ShardMap
+from swarm.messages import Beat, Handoff, ShardMap
 
 log = structlog.get_logger()
 
 #: Before opening even its first-choice shards, a coordinator listens for this many beats.
 LISTEN_BEATS = 3
-#: Pause before a shard that could not be opened or was lost is tried again.
+#: A shard that its live owner shows no more is left to itself for this many beats: it may
+#: have been handed over, and the beat that says so is on its way.
+SPARE_BEATS = 2
+#: Pause before a shard that could not be opened or was lost is tried again; while somebody
+#: must look at it, doubled up to the longest: each time its whole log may be read.
 REOPEN_S = 2.0
+REOPEN_LONGEST_S = 15.0
+#: Who was asked to take a shard stands by for it this long.
+ASKED_S = 5.0
 
 
 class Ownership:
-    """The shard workers of one coordinator."""
+    """The shard workers of one coordinator, and its standbys.
 
-    def __init__(self, around: Surroundings, shard_map: ShardMap) -> None:
+    `live`: the latest beat of each live coordinator, by name.
+    """
+
+    def __init__(
+        self, around: Surroundings, shard_map: ShardMap, live: Callable[[], dict[str, Beat]]
+    ) -> None:
         self._around = around
         self._map = shard_map
+        self._live = live
+        self._placement = Placement(shard_map.shard_count, shard_map.coordinators)
         self._clock = asyncio.get_running_loop().time
         self._since = self._clock()
         self._workers: dict[int, ShardWorker] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self.standbys = Standbys(around)
+        #: The latest owner of each shard by the beats, and since when it shows it no more.
+        self._owners: dict[int, str] = {}
+        self._unowned: dict[int, float] = {}
         #: Shards not to be tried again before this time (monotonic).
         self._not_before: dict[int, float] = {}
+        #: The next pause of shards that cannot be opened.
+        self._pauses: dict[int, float] = {}
+        #: Shards to stand by for until then, because their owners asked for it.
+        self._asked: dict[int, float] = {}
         #: Shards that cannot be opened, and why.
         self.closed: dict[int, str] = {}
 
@@ -47,6 +73,11 @@ class Ownership:
         """Shards opened and served here."""
         return sorted(self._workers)
 
+    @property
+    def opening(self) -> bool:
+        """Whether shards are being opened."""
+        return bool(self._opening)
+
     def ready(self) -> dict[str, int]:
         """Ready items by work type, over all shards owned here."""
         ready: dict[str, int] = {}
@@ -56,29 +87,56 @@ class Ownership:
                     ready[work_type] = ready.get(work_type, 0) + count
         return ready
 
-    def open_what_is_ours(self, live: dict[str, Beat]) -> None:
-        """Begin to open the shards that nobody alive owns and that are ours in turn."""
+    def look_around(self) -> None:
+        """Begin to open the shards that are ours in turn, and follow those of others."""
+        live = self._live()
+        self._note_owners(live)
         settings, now = self._around.settings, self._clock()
         listened_s = now - self._since
         if listened_s < LISTEN_BEATS * settings.beat_s:
             return
-        for shard in shards_to_open(
-            self._around.coordinator,
-            set(self._workers) | set(self._opening),
-            self._map.shard_count,
-            self._map.coordinators,
-            live,
-            settled=listened_s > 2 * settings.missed_s,
-        ):
-            if now >= self._not_before.get(shard, 0.0):
-                name = f"{self._around.coordinator} opens {shard}"
+        me, busy = self._around.coordinator, set(self._workers) | set(self._opening)
+        settled = listened_s > 2 * settings.missed_s
+        for shard in self._placement.to_open(me, busy, live, settled):
+            if now >= self._not_before.get(shard, 0.0) and not self._spared(shard, live):
+                name = f"{me} opens {shard}"
+                self.standbys.take(shard)
                 self._opening[shard] = asyncio.create_task(self._open(shard), name=name)
+                busy.add(shard)
+        following = self.standbys.shards()
+        wanted = self._placement.to_follow(me, busy, live, following, settings.standbys)
+        asked = [shard for shard, until in self._asked.items() if now < until]
+        self.standbys.follow({*wanted, *(shard for shard in asked if shard not in busy)})
+
+    def _note_owners(self, live: dict[str, Beat]) -> None:
+        now = self._clock()
+        shown = {shard: name for name, beat in live.items() for shard in beat.owns}
+        for shard, name in shown.items():
+            self._owners[shard] = name
+            self._unowned.pop(shard, None)
+            if name != self._around.coordinator:
+                self.closed.pop(shard, None)
+        for shard in self._owners:
+            if shard not in shown:
+                self._unowned.setdefault(shard, now)
+
+    def _spared(self, shard: int, live: dict[str, Beat]) -> bool:
+        """Whether its owner lives, and showed it only just now."""
+        owner = self._owners.get(shard)
+        if owner not in live or owner == self._around.coordinator:
+            return False
+        unowned_s = self._clock() - self._unowned.get(shard, self._clock())
+        return unowned_s < SPARE_BEATS * self._around.settings.beat_s
 
     def lost(self, shard: int, why: str, alarm: bool) -> None:
         """The shard's worker has ended, or it could not be opened."""
-        self._workers.pop(shard, None)
-        self._not_before[shard] = self._clock() + REOPEN_S
+        worker = self._workers.pop(shard, None)
+        if worker is not None:
+            self.standbys.free(worker.state)
+        pause_s = self._pauses.get(shard, REOPEN_S)
+        self._not_before[shard] = self._clock() + (pause_s if alarm else REOPEN_S)
         if alarm:
+            self._pauses[shard] = min(2 * pause_s, REOPEN_LONGEST_S)
             self.closed[shard] = why
             log.error("shard closed", shard=shard, coordinator=self._around.coordinator, why=why)
         else:
@@ -93,22 +151,110 @@ class Ownership:
         for worker in list(self._workers.values()):
             await worker.stop()
         self._workers.clear()
+        await self.standbys.stop()
+
+    def heirs(self, shard: int) -> list[str]:
+        """Who is to own this shard if we do not, best first."""
+        names = self._placement.candidates(shard, self._live())
+        return [name for name in names if name != self._around.coordinator]
+
+    # --- handing over -------------------------------------------------------------------
+
+    async def close_in(self, shard: int, sequence: int, limit_s: float) -> int:
+        """Stand by for this shard for a while, in turn or not, and close in on `sequence`.
+
+        Returns the sequence that was reached within the limit.
+        """
+        self._asked[shard] = self._clock() + ASKED_S
+        if shard in self._opening or shard in self._workers:
+            return 0
+        self.standbys.add(shard)
+        standby = self.standbys.take(shard)
+        if standby is None:
+            return 0  # asked twice
+        try:
+            async with asyncio.timeout(limit_s):
+                await standby.reach(sequence)
+        except TimeoutError:
+            log.debug("not there yet", shard=shard, sequence=sequence)
+        finally:
+            self.standbys.unused(shard)
+        return standby.reader.position.at
+
+    async def take_over(self, handoff: Handoff, owner: str) -> ShardWorker:
+        """Own a shard whose owner decides nothing more, if it has not gone on meanwhile.
+
+        Raises what `open_shard` raises; `Deposed` if it has.
+        """
+        shard, task = handoff.shard, asyncio.current_task()
+        assert task is not None, "called by a coroutine"
+        if shard in self._opening or self.standbys.take(shard) is None:
+            raise Deposed(f"shard {shard} is being opened already")
+        self._opening[shard] = task
+
+        def taken(reader: LogReader) -> str:
+            position = reader.position
+            found = (position.at, position.epoch, reader.shard.coordinator)
+            as_said = found == (handoff.sequence, handoff.epoch, owner)
+            return "" if as_said else reader.shard.coordinator
+
+        return await self._own(shard, taken)
+
+    async def hand_over(self, worker: ShardWorker, to: str) -> list[Request]:
+        """`to` owns the worker's shard now; returns what it is to be asked."""
+        shard = worker.number
+        self._workers.pop(shard, None)
+        self._owners[shard] = to
+        # Its beat may still be on its way.
+        self._not_before[shard] = self._clock() + REOPEN_S
+        log.info("shard handed over", shard=shard, coordinator=self._around.coordinator, to=to)
+        left = await worker.hand_over()
+        self.standbys.free(worker.state)
+        return left
+
+    # --- opening ------------------------------------------------------------------------
 
     async def _open(self, shard: int) -> None:
         try:
-            worker = await open_shard(self._around, shard, self._map.version)
-            await worker.start()
+            await self._own(shard, lambda _: self._owner(shard))
         except Deposed as deposed:
             self.lost(shard, str(deposed), alarm=False)
         except SwarmError as error:
             self.lost(shard, str(error), alarm=True)
-        except AssertionError as error:
-            self.lost(shard, f"the log breaks a rule: {error}", alarm=True)
-        else:
+        except Exception as error:
+            log.exception("opening a shard failed", shard=shard)
+            self.lost(shard, f"internal error: {error!r}", alarm=True)
+
+    async def _own(self, shard: int, taken: Callable[[LogReader], str]) -> ShardWorker:
+        """Open a shard noted in `_opening`, with the standby that was taken, if any."""
+        around, began = self._around, self._clock()
+        standby = self.standbys.taken(shard)
+        try:
+            reader = await standby.take() if standby is not None else None
+            read_from = reader.position.at if reader is not None else 0
+            worker = await open_shard(around, shard, self._map.version, reader, taken)
+            self.standbys.used(shard)
+            await worker.start()
             self._workers[shard] = worker
-            self.closed.pop(shard, None)
-            log.info("shard opened", shard=shard, coordinator=worker.owner, epoch=worker.epoch)
-            worker.tick()
-            self._around.committed()
         finally:
             self._opening.pop(shard, None)
+            self.standbys.unused(shard)
+            around.committed()
+        self.closed.pop(shard, None)
+        self._pauses.pop(shard, None)
+        log.info(
+            "shard opened",
+            shard=shard,
+            coordinator=worker.owner,
+            epoch=worker.epoch,
+            read_from=read_from,
+            took_s=round(self._clock() - began, 3),
+        )
+        worker.tick()
+        return worker
+
+    def _owner(self, shard: int) -> str:
+        """The other live coordinator that owns the shard by its beat, "" if there is none."""
+        me = self._around.coordinator
+        found = (name for name, beat in self._live().items() if name != me and shard in beat.owns)
+        return next(found, "")

@@ -9,16 +9,22 @@ from msgspec import Struct
 
 from swarm.errors import Refusal
 from swarm.messages import (
+    Answer,
+    Cancel,
     Claim,
     Complete,
+    Edge,
     Fail,
     Get,
     List,
+    Prioritize,
     Progress,
     Release,
     Renew,
+    Retry,
     ShardSubmit,
     Stats,
+    Wait,
 )
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
@@ -28,6 +34,12 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "fail": msgspec.json.Decoder(Fail),
     "release": msgspec.json.Decoder(Release),
     "progress": msgspec.json.Decoder(Progress),
+    "wait": msgspec.json.Decoder(Wait),
+    "cancel": msgspec.json.Decoder(Cancel),
+    "prioritize": msgspec.json.Decoder(Prioritize),
+    "retry": msgspec.json.Decoder(Retry),
+    "answer": msgspec.json.Decoder(Answer),
+    "edge": msgspec.json.Decoder(Edge),
     "renew": msgspec.json.Decoder(Renew),
     "get": msgspec.json.Decoder(Get),
     "list": msgspec.json.Decoder(List),

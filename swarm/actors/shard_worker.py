@@ -1,6 +1,6 @@
 """The owner of one shard: collects commands, decides them, makes them durable, answers.
 
-One round: everything in the mailbox is decided against the state (`swarm.core.decide`),
+One round: everything in the mailbox is decided against the state (`swarm.actors.deciding`),
 one entry with all events of the round is appended, and only when it is durable are its
 answers sent.  While the append is in flight nothing is decided, answered or shown; what
 arrives waits for the next round.  A round without events but with answers (reads,
@@ -11,73 +11,35 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-import msgspec
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
-from swarm.actors.answers import Answers, error_body, error_reply
-from swarm.actors.requests import Request, decode
-from swarm.actors.sending import Sender, unsubscribe
+from swarm.actors.answers import Answers, error_reply
+from swarm.actors.counting import Counting
+from swarm.actors.deciding import EVENT_BYTES, Deciding
+from swarm.actors.finished import FinishedItems
+from swarm.actors.keeping import Keeping
+from swarm.actors.requests import Request
+from swarm.actors.sending import unsubscribe
+from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
-from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
-from swarm.config import Settings
-from swarm.core import decide, read
-from swarm.core.credits import CreditPool
+from swarm.core import decide
+from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
-from swarm.messages import (
-    Ack,
-    Claim,
-    Claimed,
-    Complete,
-    Completed,
-    Control,
-    Died,
-    Fail,
-    Get,
-    Heartbeat,
-    List,
-    Progress,
-    Release,
-    Released,
-    Renew,
-    ShardStats,
-    ShardSubmit,
-    Stats,
-)
-from swarm.runtime import Runtime
-from swarm.subjects import Subjects, item_id, parse_item_id, reply_allowed, sender_of, verb_of
+from swarm.messages import Claimed, Event, ShardStats, Submitted
+from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
-#: At most the size of an event besides the texts that its command brought along.
-EVENT_BYTES = 200
-#: Most leases given up in one round.
+#: Most leases given up, and most items that come due, in one round.
 LAPSES_MAX = 200
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a worker shares with the coordinator that hosts it."""
-
-    bus: Bus
-    send: Sender
-    settings: Settings
-    runtime: Runtime
-    subjects: Subjects
-    coordinator: str
-    pool: CreditPool
-    #: Whether messages reach this process (it hears its own beats).
-    hearing: Callable[[], bool]
-    #: The worker has ended: (shard, why, whether somebody must look at it).
-    ended: Callable[[int, str, bool], None]
-    #: The worker has committed: free slots or ready work may have changed.
-    committed: Callable[[], None]
+DUE_MAX = 1000
 
 
 class ShardWorker(Actor):
@@ -91,24 +53,67 @@ class ShardWorker(Actor):
         self._fenced = fenced
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
+        #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
+        #: once, when it was found right: later it may be set, by hours, either way.
+        self._log_time_off_s = fenced.position.now - self._clock()
         self._leases = Leases()
-        self._waiters = Waiters()
         self._subscription: Subscription | None = None
         self._deaf = False
         self._reconnects = around.bus.reconnects
         self._ticked = False
+        self._edges = EdgeBook(shard)
+        settings = around.settings
+        records = around.subjects.records(shard.number)
+        self._finished = FinishedItems(
+            around.bus,
+            around.send,
+            records,
+            shard,
+            settings.finished_retention_s,
+            again=self.put,
+            archived=self._archived,
+        )
+        self._keeping = Keeping(
+            around.bus,
+            around.subjects.log(shard.number),
+            shard,
+            self._finished,
+            floor_bytes=settings.log_floor_bytes,
+            kept=max(1, settings.cache_max_size // settings.shard_count),
+            dead_kept_s=settings.dead_retention_s,
+        )
+        refused: dict[str, int] = {}
+        self._counting = Counting(shard, fenced, self._keeping, refused)
+        self._deciding = Deciding(
+            shard=shard,
+            pool=around.pool,
+            leases=self._leases,
+            waiters=Waiters(),
+            edges=self._edges,
+            clock=self._clock,
+            max_payload=around.bus.max_payload,
+            thaw=self._finished.thaw,
+            again=self.put,
+            stats=self._counting.stats,
+            refused=refused,
+        )
+        #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
+        self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
-        self.refused: dict[str, int] = {}
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
-        for number, hold in shard.holds():
-            self._leases.start(number, hold.lease_s, self._clock())
+        self._restart_leases(self._clock())
 
     @property
     def number(self) -> int:
         """The shard's number."""
         return self._shard.number
+
+    @property
+    def state(self) -> Shard:
+        """All that the shard is, decided but perhaps not durable: not to be shown."""
+        return self._shard
 
     @property
     def owner(self) -> str:
@@ -120,9 +125,25 @@ class ShardWorker(Actor):
         """The shard's epoch under this owner."""
         return self._fenced.epoch
 
+    @property
+    def shown(self) -> ShardStats:
+        """Its counts, of a moment ago at most."""
+        return self._counting.shown
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Commands refused since this owner opened the shard, by error code."""
+        return self._deciding.refused
+
+    @property
+    def sequence(self) -> int:
+        """Of the last entry that this owner knows."""
+        return self._fenced.position.at
+
     async def start(self) -> None:
         """Serve: from here on requests are taken."""
         if self._subscription is None:
+            await self._keeping.start()
             subject = self._around.subjects.shard(self.number, "*", "*")
             self._subscription = await self._bus.subscribe(subject, self._on_message)
         await super().start()
@@ -132,10 +153,22 @@ class ShardWorker(Actor):
         await self._go_silent()
         await super().stop()
 
+    async def hand_over(self) -> list[Request]:
+        """Fall silent; returns what has not been answered, to be asked of the next owner."""
+        await self._fall_silent()
+        left = [self._mailbox.pop() for _ in range(len(self._mailbox))]
+        left += self._deciding.waiters.taken(self._clock())
+        await super().stop()
+        return left
+
     def put(self, request: Request) -> None:
         """Take a request from the hosting coordinator."""
-        if not self._mailbox.put(request):
-            self._refuse_now(request)
+        if self._fenced.full:
+            # Nothing can be decided before there is room, and nothing of this was looked at.
+            self._refuse_now(request, Refusal("storage_full", "the storage is full", retry=True))
+        elif not self._mailbox.put(request):
+            busy = Refusal("overloaded", f"shard {self.number} has too much to do", retry=True)
+            self._refuse_now(request, busy)
 
     def tick(self) -> None:
         """Look at leases, waiters and the age of the last proof; about four times a second."""
@@ -162,9 +195,8 @@ class ShardWorker(Actor):
         session = message.headers.get("Swarm-Session", "") if message.headers else ""
         self.put(Request(verb_of(message.subject), sender, message.data, message.reply, session))
 
-    def _refuse_now(self, request: Request) -> None:
-        """A full mailbox: the sender is told at once, as nothing of it was looked at."""
-        refusal = Refusal("overloaded", f"shard {self.number} has too much to do", retry=True)
+    def _refuse_now(self, request: Request, refusal: Refusal) -> None:
+        """The sender is told at once, as nothing of the request was looked at."""
         if request.reply:
             self._around.send.soon(request.reply, error_reply(refusal))
 
@@ -176,7 +208,8 @@ class ShardWorker(Actor):
                 await self._mailbox.wait()
                 more = True
                 while more:
-                    more = await self._round()
+                    async with self.turn:
+                        more = await self._round()
         except Deposed as deposed:
             await self._end(str(deposed), alarm=False)
         except (BusError, Undecodable) as error:
@@ -191,43 +224,72 @@ class ShardWorker(Actor):
         await self._go_silent()
         self._around.ended(self.number, why, alarm)
 
-    async def _go_silent(self) -> None:
+    async def _fall_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
+        await self._keeping.stop()
+
+    async def _go_silent(self) -> None:
+        await self._fall_silent()
         self._mailbox.clear()
-        self._waiters.clear()
+        self._deciding.waiters.clear()
 
     async def _round(self) -> bool:
         """Decide, append, answer; returns whether there is more to do at once."""
-        fenced = self._fenced
-        batch = decide.Batch(self._shard, fenced.owner, self._now(), fenced.map_version)
+        batch = self._new_batch()
         answers = Answers()
         ticked, self._ticked = self._ticked, False
-        bytes_used = self._decide_requests(batch, answers)
-        self._look_after_leases(batch, ticked)
         if ticked:
-            self._expire_waiters()
-        self._serve_credits(batch, answers, self._bus.max_payload * 7 // 8 - bytes_used)
+            self._deciding.expire_waiters(self.put)
+        room = self._bus.max_payload * 7 // 8
+        used = self._decide_requests(batch, answers)
+        self._look_after_leases(batch, answers, ticked)
+        self._look_after_time(batch, answers)
+        used += self._keeping.say(batch, used, room - used, ticked)
+        self._deciding.serve_credits(batch, answers, room - used)
+        self._deciding.tell_asked(batch, answers)
+        self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
+            self._counting.walk(ticked=ticked)
             return False
         started = self._clock()
-        append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now))
+        append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
             # While it is under way nothing is decided, but answers can be encoded.
             await asyncio.sleep(0)
-            ready = answers.encoded(self._around.subjects, self._bus.max_payload)
+            ready = answers.encoded(
+                self._around.subjects, self._around.coordinator, self._bus.max_payload
+            )
             seq = await append
         finally:
             append.cancel()
+            # Whoever stops us does not want to know how it ended.
+            await asyncio.wait([append])
+            _ = append.cancelled() or append.exception()
         self._account(batch, answers, started)
+        self._counting.walk(ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
-        return bool(self._mailbox) or bool(self._wanted())
+        return bool(self._mailbox) or bool(self._deciding.wanted())
+
+    def _new_batch(self) -> decide.Batch:
+        around = self._around
+        self._shard.seq = self._fenced.position.at + 1
+        return decide.Batch(
+            self._shard,
+            self._fenced.owner,
+            self._now(),
+            self._fenced.map_version,
+            around.format(),
+            around.runtime.rng.random,
+            around.nearly_full(self.number),
+        )
 
     def _now(self) -> float:
-        return max(self._around.runtime.wall(), self._fenced.position.now)
+        """The log's time, which never goes back."""
+        return max(self._clock() + self._log_time_off_s, self._fenced.position.now)
 
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3
@@ -241,122 +303,27 @@ class ShardWorker(Actor):
                 break
             request = self._mailbox.pop()
             events = len(batch.events)
-            try:
-                body = decode(request)
-                self._decide(request, body, batch, answers)
-            except Refusal as refusal:
-                self._refused(request, refusal, answers)
+            self._deciding.take(request, batch, answers)
             bytes_used += EVENT_BYTES * (len(batch.events) - events) + request.size
         return bytes_used
-
-    def _decide(
-        self, request: Request, body: object, batch: decide.Batch, answers: Answers
-    ) -> None:
-        shard, sender = self._shard, request.sender
-        match body:
-            case Complete() | Fail() | Release() | Progress():
-                ack = decide.item_command(shard, body, sender, batch)
-                if isinstance(body, Progress) and ack.lease_s > 0:
-                    self._leases.renew(parse_item_id(body.work_item_id)[1], self._clock())
-                if request.session:
-                    answers.ack(sender, request.session, ack)
-                else:
-                    answers.reply(request.reply, ack)
-            case ShardSubmit():
-                answers.reply(request.reply, decide.submit(shard, body, batch))
-            case Heartbeat():
-                self._heartbeat(sender, body, batch, answers)
-            case Claim():
-                answers.reply(request.reply, decide.claim(shard, body, sender, batch))
-            case Renew():
-                ack = decide.renew(shard, body, sender)
-                self._leases.renew(parse_item_id(body.work_item_id)[1], self._clock())
-                answers.reply(request.reply, ack)
-            case Get():
-                self._get(request, body, answers)
-            case List():
-                read.check_query(body)
-                bytes_max = self._bus.max_payload // 2
-                answers.reading(request.reply, lambda: read.page(shard, body, bytes_max))
-            case Stats():
-                answers.reading(request.reply, self._stats)
-            case _:
-                raise Refusal("bad_request", f"a shard does not understand {request.verb!r}")
-
-    def _refused(self, request: Request, refusal: Refusal, answers: Answers) -> None:
-        self.refused[refusal.code] = self.refused.get(refusal.code, 0) + 1
-        if request.session and isinstance(request.body, Complete | Fail | Release | Progress):
-            command = request.body
-            ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
-            answers.ack(request.sender, request.session, ack)
-            return
-        answers.reply(request.reply, {"error": error_body(refusal)})
 
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
         """The batch is durable: leases run, waiters are answered, counts may be shown."""
         now = self._clock()
         for event in batch.events:
-            match event:
-                case Claimed():
-                    self._leases.start(event.n, event.lease_s, now)
-                case Completed() | Died():
-                    self._leases.end(event.n)
-                    for request in self._waiters.ended(event.n):
-                        self._read_item(request.reply, event.n, answers)
-                case Released():
-                    self._leases.end(event.n)
-                case _:
-                    pass
+            if isinstance(event, Submitted):
+                continue
+            for number in numbers_of(event):
+                self._deciding.follow(number, now, new_claim=isinstance(event, Claimed))
+                self._deciding.changed(number, answers)
         if now - started > self._around.settings.missed_s:
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)
+        self._keeping.durable(self._fenced.entry_bytes, batch.now, batch.format)
 
     # --- agents ----------------------------------------------------------------------------
 
-    def _wanted(self) -> list[str]:
-        ready = self._shard.lanes.ready
-        return self._around.pool.wanted([work_type for work_type in ready if ready[work_type]])
-
-    def _serve_credits(self, batch: decide.Batch, answers: Answers, bytes_left: int) -> None:
-        """Give ready items to waiting agents, best item first, longest waiting agent first."""
-        shard, pool = self._shard, self._around.pool
-        ready, now = shard.lanes.ready, self._clock()
-        wanted = self._wanted()
-        while wanted and bytes_left > 0:
-            number = shard.lanes.best(wanted)
-            assert number is not None, "there is ready work of every wanted type"
-            work_type = shard.items[number].work_type
-            slots = pool.take(work_type, now)
-            if slots is not None:
-                taken = decide.take(shard, number, slots.agent, slots.session, batch)
-                answers.assign(slots.agent, slots.session, taken)
-                bytes_left -= EVENT_BYTES
-            if slots is None or not ready[work_type] or not pool.has_free(work_type):
-                wanted = self._wanted()
-
-    def _heartbeat(
-        self, agent: str, heartbeat: Heartbeat, batch: decide.Batch, answers: Answers
-    ) -> None:
-        shard, session = self._shard, heartbeat.session
-        held = shard.held.get((agent, session), {})
-        listed: dict[int, None] = {}
-        for work_item_id, token in heartbeat.held:
-            number = parse_item_id(work_item_id)[1]
-            hold = shard.items[number].hold if number in held else None
-            if hold is not None and hold.token == token:
-                listed[number] = None
-            else:
-                stop = Control("stop", work_item_id, token, "this claim has ended")
-                answers.control(agent, session, stop)
-        missing = self._leases.heartbeat(list(held), listed, self._clock())
-        for number in missing.resend:
-            item = shard.items[number]
-            assert item.hold is not None, "only held items are missed"
-            answers.assign(agent, session, decide.assignment(shard, item, item.hold))
-        for number in missing.release:
-            decide.give_up(shard, number, "unlisted", "its agent never listed it", batch)
-
-    def _look_after_leases(self, batch: decide.Batch, ticked: bool) -> None:
+    def _look_after_leases(self, batch: decide.Batch, answers: Answers, ticked: bool) -> None:
         """Give up what lapsed; NATS trouble restarts all leases instead."""
         now = self._clock()
         if not self._around.hearing():
@@ -364,33 +331,66 @@ class ShardWorker(Actor):
             return
         if self._deaf or self._bus.reconnects != self._reconnects:
             self._deaf, self._reconnects = False, self._bus.reconnects
-            self._leases.restart(now)
+            self._restart_leases(now)
         if not ticked or self._mailbox:
             # A heartbeat may wait among what was not decided yet.
             return
-        for number in self._leases.lapsed(now)[:LAPSES_MAX]:
-            decide.give_up(self._shard, number, "lapsed", "its agent fell silent", batch)
+        shard = self._shard
+        # What this batch has ended, or claimed anew, is not what the lease was for.
+        touched = {number for event in batch.events for number in numbers_of(event)}
+        lapsed = [number for number in self._leases.lapsed(now) if number not in touched]
+        del lapsed[LAPSES_MAX:]
+        mass = bool(lapsed) and self._leases.is_mass(shard.held.values(), now)
+        for number in lapsed:
+            trouble = mass or self._leases.is_unheard(number)
+            cause: decide.TakenBack = "trouble" if trouble else "lapsed"
+            decide.give_up(shard, number, cause, "its agent fell silent", batch)
+        for number in self._leases.stalled(now)[:LAPSES_MAX]:
+            hold = shard.items[number].hold
+            if hold is not None and number not in touched:
+                decide.give_up(shard, number, "stalled", "its agent made no progress", batch)
+                self._deciding.stop_holder(number, hold, "it made no progress in time", answers)
 
-    # --- reading ------------------------------------------------------------------------------
+    def _restart_leases(self, now: float) -> None:
+        """Nobody could be heard for a while: all leases run anew, in full."""
+        for number, _ in self._shard.holds():
+            if number not in self._leases:
+                self._deciding.follow(number, now, new_claim=True)
+        self._leases.restart(now)
 
-    def _get(self, request: Request, get: Get, answers: Answers) -> None:
-        item = read.find(self._shard, get.work_item_id)
-        if item.end is None and get.wait_s > 0:
-            self._waiters.add(item.number, request, self._clock() + get.wait_s)
+    def _look_after_time(self, batch: decide.Batch, answers: Answers) -> None:
+        """Queue what was scheduled for now, end what has run out of time."""
+        if self._shard.timers.next_at > batch.now:
             return
-        self._read_item(request.reply, item.number, answers)
+        for number, hold, why in decide.due(self._shard, batch, DUE_MAX):
+            self._deciding.stop_holder(number, hold, why, answers)
 
-    def _read_item(self, reply: str, number: int, answers: Answers) -> None:
-        answers.reading(reply, lambda: read.item(self._shard, number))
+    # --- dependencies ------------------------------------------------------------------------
 
-    def _expire_waiters(self) -> None:
-        """Whoever waited long enough asks once more, without waiting."""
-        for number, request in self._waiters.expired(self._clock()):
-            again = Get(item_id(self.number, number))
-            self.put(msgspec.structs.replace(request, body=again))
+    def _tell_edges(self, batch: decide.Batch, answers: Answers, ticked: bool) -> None:
+        """Tell other shards what this batch made news, and again what they do not know."""
+        shard, now = self._shard, self._clock()
+        if not shard.blocked and not shard.untold:
+            return
+        for event in batch.events:
+            for number in numbers_of(event):
+                for edge in self._edges.of(number, now):
+                    answers.edge(edge)
+        if ticked:
+            for edge in self._edges.look(now):
+                answers.edge(edge)
 
-    def _stats(self) -> ShardStats:
-        stats = read.stats(self._shard)
-        stats.epoch, stats.foreign = self._fenced.epoch, self._fenced.position.foreign
-        stats.refused = dict(self.refused)
-        return stats
+    # --- upkeep ------------------------------------------------------------------------------
+
+    def _archived(self, ended: list[tuple[int, float]]) -> None:
+        """These are in the finished records: say so in the log."""
+        self._keeping.archived += ended
+        self._mailbox.wake()
+
+
+def numbers_of(event: Event) -> Iterable[int]:
+    """Items that the event is about."""
+    if isinstance(event, Submitted):
+        return range(event.first, event.first + len(event.items))
+    number: int | list[int] = getattr(event, "n", [])
+    return [number] if isinstance(number, int) else number

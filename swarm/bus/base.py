@@ -6,17 +6,23 @@ Two implementations keep this contract under one conformance suite
 
 Messages are core NATS: at most once, in order per publisher and subject on one
 connection, lost without a trace when nobody listens.  Logs are JetStream streams of
-one subject each: durable, totally ordered, numbered from 1, appended to under a fence.
+one subject each: durable, totally ordered, numbered from 1, appended to under a fence,
+and dropped from the front by purges.  Records are streams of many subjects: what has been
+stored under a key, found again by it; no fence guards them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from math import inf
+from typing import Final, Protocol
 
 from msgspec import Struct
 
-from swarm.errors import PayloadTooLarge
+from swarm.errors import BadInput, PayloadTooLarge
+
+#: Records that are dropped at all are kept this long at least (a limit of the server's).
+RECORD_AGE_MIN_S: Final = 1.0
 
 
 class Message(Struct, frozen=True):
@@ -37,6 +43,27 @@ class Entry(Struct, frozen=True):
     data: bytes
     #: When the server stored it, seconds since the epoch by the server's clock.
     time: float
+
+
+class LogInfo(Struct, frozen=True):
+    """How far a log reaches, and what it takes."""
+
+    #: Sequence of the oldest entry kept; ``last_seq + 1`` if there is none.
+    first_seq: int
+    #: Sequence of the newest entry ever stored, purged or not; 0 for a new log.
+    last_seq: int
+    #: What its entries take on the server, headers included.
+    bytes: int
+    #: How much they may take; 0 = no limit of its own.
+    bytes_max: int = 0
+
+
+class Storage(Struct, frozen=True):
+    """What everything that the bus keeps takes on the server, and may take; bytes."""
+
+    used: int
+    #: 0 = not known.
+    limit: int = 0
 
 
 #: Called in the bus's own task for every message: must be quick and must not raise.
@@ -122,24 +149,33 @@ class Bus(Protocol):
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
-        """Make the log if it does not exist; no change when it does."""
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
+        """Make the log if it does not exist; no change when it does.
+
+        `max_bytes`: what its entries may take at most, 0 = no limit of its own; at the
+        limit appends fail, nothing is dropped.  Raises `StorageFull` when the server cannot
+        promise that much.
+        """
         ...
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """Append one entry if the log's last sequence is `expected_seq` (0: empty log).
 
-        Returns the new entry's sequence once it is durable.  Raises `AppendRefused` (it
-        is not in the log), `OutcomeUnknown` (no answer within `timeout_s`: it may be in
-        the log, may still come, or be lost), `LogMissing`, `PayloadTooLarge`.
+        Returns the new entry's sequence once it is durable.  Raises `AppendRefused` and
+        `StorageFull` (it is not in the log), `OutcomeUnknown` (no answer within `timeout_s`:
+        it may be in the log, may still come, or be lost), `LogMissing`, `PayloadTooLarge`.
+        Which of the first two comes when both hold is not defined.
         """
         ...
 
     async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
         """Up to `limit` entries with ``seq >= from_seq``, in order; [] when there is none.
 
-        May lag behind the log's end (a replica answers), so an absence proves nothing.
-        Raises `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        Begins with the oldest entry kept when what comes before it was purged: the reader
+        sees the gap.  May lag behind the log's end (a replica answers), so an absence proves
+        nothing; it shows the log as it was at one moment, so one that has applied a purge
+        has every entry that was stored before the purge.  Raises `LogMissing`, `BusTimeout`,
+        `BusUnavailable`.
         """
         ...
 
@@ -151,18 +187,82 @@ class Bus(Protocol):
         """
         ...
 
+    async def log_info(self, log: str) -> LogInfo:
+        """Where the log begins and ends, and its size.
+
+        May be out of date: no number is ever too high, all may be too low.  Raises
+        `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        """
+        ...
+
+    async def purge(self, log: str, below_seq: int) -> None:
+        """Drop all entries with ``seq < below_seq``; sequences go on as before.
+
+        Nothing changes when they are gone already, and above the log's end nothing more
+        than all of it is dropped: doing it again is fine, and so is an old one that comes
+        late.  Raises `LogMissing`, `BusTimeout` (it may have been done, or be done later),
+        `BusUnavailable`.
+        """
+        ...
+
     async def server_time(self) -> float:
-        """The server's clock, seconds since the epoch."""
+        """The server's clock, seconds since the epoch; raises `StateMissing`, `BusTimeout`."""
+        ...
+
+    # --- records: what is kept by key ---
+
+    async def create_records(self, name: str, max_age_s: float) -> None:
+        """Make the store `name`, of which each record goes `max_age_s` after it was put.
+
+        0: records stay for ever; else at least `RECORD_AGE_MIN_S`.  Of a store that exists
+        the age is set, for the records in it, too.
+        """
+        ...
+
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+        """Store a record under `key` (one token of a subject); returns once it is durable.
+
+        Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer within
+        `timeout_s`: it may be stored, or later, or never; putting it again may store it
+        twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
+        """
+        ...
+
+    async def get_records(self, name: str, key: str) -> list[bytes]:
+        """All records under `key`, the oldest first; [] when there is none.
+
+        Every record whose put had returned is among them, until its age ends it.  Raises
+        `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        """
+        ...
+
+    async def storage(self) -> Storage:
+        """How full the server is, of everybody's streams; may be some seconds out of date.
+
+        Raises `BusTimeout`, `BusUnavailable`.
+        """
         ...
 
     # --- a small shared state, readable by every client ---
 
+    async def open_state(self) -> None:
+        """Make the shared state of a new swarm; no change when it is there.
+
+        For the start of a node; nothing else makes it.  Raises `StateMissing` when it is
+        gone although the swarm has logs: then somebody has deleted it.
+        """
+        ...
+
     async def state_get(self, key: str) -> bytes | None:
-        """The value under `key`, or None."""
+        """The value under `key`, or None; raises `StateMissing`, `BusTimeout`."""
         ...
 
     async def state_create(self, key: str, value: bytes) -> bool:
-        """Store `value` if `key` is unset; returns whether it was."""
+        """Store `value` if `key` is unset; returns whether it was.
+
+        Raises `StateMissing`, `StorageFull`, `BusTimeout` (it may have been stored),
+        `BusUnavailable`.
+        """
         ...
 
     async def close(self) -> None:
@@ -188,3 +288,18 @@ def check_size(
             f"a message of {size} bytes to {subject} is over the limit of {max_payload} bytes; "
             "send less at once, or raise max_payload on the NATS server"
         )
+
+
+def check_record_age(max_age_s: float) -> None:
+    """Raise `BadInput` for an age that records cannot have."""
+    if max_age_s != 0 and not RECORD_AGE_MIN_S <= max_age_s < inf:
+        raise BadInput(
+            f"records cannot be kept for {max_age_s} s: at least {RECORD_AGE_MIN_S:.0f} s, "
+            "or 0 for ever"
+        )
+
+
+def check_record_key(key: str) -> None:
+    """Raise ValueError if `key` cannot be one token of a subject."""
+    if not key or "." in key or "*" in key or ">" in key or any(map(str.isspace, key)):
+        raise ValueError(f"{key!r} is no record's key: one token of a subject, without wildcards")

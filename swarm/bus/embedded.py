@@ -1,8 +1,9 @@
 """A nats-server of our own: started and stopped with this process, and gone with it.
 
 It listens on loopback only, keeps its data in one directory (`data_dir`), and acknowledges
-nothing before it is on the disk (`sync_interval: always`).  When this process is killed,
-the server is killed, too (`leash`); its data is made for that.
+nothing before it is on the disk (`sync_interval: always`).  It uses no more of the disk than
+it is told to, and is started anew after the disk was full all the same (`disk`).  When this
+process is killed, the server is killed, too (`leash`); its data is made for that.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+import structlog
 
 from swarm.bus import leash
-from swarm.bus.data_dir import DataDir, open_data_dir
+from swarm.bus.data_dir import STORE, DataDir, open_data_dir
+from swarm.bus.disk import storage_limit, stored_bytes, until_mended
 from swarm.errors import BadInput
 
-#: Recovering large logs takes a while; an empty server needs some 50 ms.
+log = structlog.get_logger()
+
+#: An empty server needs some 50 ms; recovering a million records took 4 s (250 MB).
 START_TIMEOUT_S: Final = 30.0
+RECOVERED_BYTES_PER_S: Final = 10_000_000
 #: How long a server may take to stop before it is killed.
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.01
@@ -77,6 +83,21 @@ class EmbeddedServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._data: DataDir | None = None
         self._url = ""
+        self._storage_max = 0
+        self._mending: asyncio.Task[None] | None = None
+        #: While it is started anew, its end is nobody's business.
+        self._restarting = False
+
+    @property
+    def storage_max(self) -> int:
+        """Bytes that it may use (`max_file_store`); only while it is started."""
+        return self._storage_max
+
+    @property
+    def store_dir(self) -> Path:
+        """Where it stores; only while it is started."""
+        assert self._data is not None, "the server is not started"
+        return self._data.path / STORE
 
     @property
     def url(self) -> str:
@@ -97,12 +118,15 @@ class EmbeddedServer:
         host: str = "127.0.0.1",
         *,
         monitor_port: int | None = None,
+        storage_max: int = 0,
     ) -> None:
         """Return once it answers and JetStream is enabled.
 
         `port`: 0 for any free one.  `monitor_port`: for NATS's HTTP monitoring, default
-        off.  Raises `BadInput`: no nats-server, a port in use, a directory that cannot be
-        used, or whatever else the server complains about.
+        off.  `storage_max`: bytes that it may store, at which appends are refused; 0: three
+        quarters of what is free now or its own; less where the disk has less.  Raises
+        `BadInput`: no nats-server, a port in use, a directory that cannot be used, or
+        whatever else the server complains about.
         """
         assert self._process is None, "started twice"
         program = find_binary()
@@ -110,25 +134,59 @@ class EmbeddedServer:
         self._data = await open_data_dir(data_dir)
         try:
             directory = self._data.path
-            _write_config(directory, host, port, monitor_port)
-            log_start = _size(directory / LOG)
-            self._process = self._spawn(program, directory)
-            self._url = await self._ready(directory, log_start, host, port)
+            self._storage_max = storage_limit(self.store_dir, storage_max)
+            _write_config(directory, host, port, monitor_port, self._storage_max)
+            await self._launch(program, directory, host, port)
             await _check_info(self._url, program)
         except BaseException:
             await self.stop()
             raise
+        # At the same address, even if any would have done.
+        port = int(self._url.rpartition(":")[2])
+        self._mending = asyncio.create_task(self._mend(program, host, port, monitor_port))
+
+    async def _launch(self, program: str, directory: Path, host: str, port: int) -> None:
+        log_start = _size(directory / LOG)
+        self._process = self._spawn(program, directory)
+        self._url = await self._ready(directory, log_start, host, port)
+
+    async def _mend(self, program: str, host: str, port: int, monitor_port: int | None) -> None:
+        """Start the server anew whenever its disk was full and has room again."""
+        directory = self.store_dir.parent
+        while True:
+            try:
+                await until_mended(self.store_dir)
+                log.warning("nats-server is started anew: its disk was full", data=str(directory))
+                self._restarting = True
+                await self._terminate()
+                _write_config(directory, host, port, monitor_port, self._storage_max)
+                await self._launch(program, directory, host, port)
+            except (BadInput, OSError) as error:
+                # Whoever waits for its end learns of it now.
+                log.error("nats-server was not started anew", error=str(error))
+                return
+            finally:
+                self._restarting = False
+
+    async def _terminate(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        if not await _ended(process, STOP_TIMEOUT_S):
+            process.kill()
+            await _ended(process, STOP_TIMEOUT_S)
+        if process.stdin is not None:
+            process.stdin.close()
 
     async def stop(self) -> None:
         """Stop it, for good after a few seconds; safe to call twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            if not await _ended(process, STOP_TIMEOUT_S):
-                process.kill()
-                await _ended(process, STOP_TIMEOUT_S)
-            if process.stdin is not None:
-                process.stdin.close()
+        mending, self._mending = self._mending, None
+        if mending is not None and not mending.done():
+            mending.cancel()
+            await asyncio.wait({mending})
+        await self._terminate()
+        self._process = None
         self._url = ""
         data, self._data = self._data, None
         if data is not None:
@@ -136,10 +194,13 @@ class EmbeddedServer:
 
     async def wait(self) -> int:
         """Return once it has ended, although nobody stopped it: its exit code, −9 if killed."""
-        process = self._process
-        assert process is not None, "the server is not started"
-        await _ended(process, inf)
-        return process.returncode
+        while True:
+            process = self._process
+            assert process is not None, "the server is not started"
+            await _ended(process, inf)
+            if not self._restarting and self._process in (process, None):
+                return process.returncode
+            await asyncio.sleep(POLL_S)
 
     def _spawn(self, program: str, directory: Path) -> subprocess.Popen[bytes]:
         assert self._data is not None, "the directory comes first"
@@ -162,7 +223,8 @@ class EmbeddedServer:
         process = self._process
         assert process is not None, "spawned before"
         clock = asyncio.get_running_loop().time
-        deadline = clock() + START_TIMEOUT_S
+        recovery_s = stored_bytes(directory / STORE) / RECOVERED_BYTES_PER_S
+        deadline = clock() + START_TIMEOUT_S + recovery_s
         ports = _ports_file(directory, process.pid)
         while True:
             url = _read_url(ports)
@@ -189,7 +251,9 @@ def _check_address(host: str, port: int) -> None:
         )
 
 
-def _write_config(directory: Path, host: str, port: int, monitor_port: int | None) -> None:
+def _write_config(
+    directory: Path, host: str, port: int, monitor_port: int | None, storage_max: int
+) -> None:
     for left_over in directory.glob("*.ports"):
         left_over.unlink()
     address = f"[{host}]" if ":" in host else host
@@ -201,6 +265,8 @@ def _write_config(directory: Path, host: str, port: int, monitor_port: int | Non
         f"  store_dir: {_quoted(str(directory))}",
         "  # Nothing is acknowledged before it is on the disk.",
         "  sync_interval: always",
+        "  # Below what the disk holds: at this limit appends are refused, and go on later.",
+        f"  max_file_store: {storage_max}",
         "}",
         f"ports_file_dir: {_quoted(str(directory))}",
         f"logfile: {_quoted(str(directory / LOG))}",

@@ -4,58 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from datetime import datetime
-from functools import partial
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from swarm.bus.base import Entry, EntryHandler, Message, Subscription
+from swarm.bus.base import Entry, EntryHandler, LogInfo, Storage, Subscription
+from swarm.bus.disk import free_bytes
 from swarm.bus.jetstream_api import (
-    API,
-    NAME_IN_USE,
-    NO_MESSAGE,
     NO_STREAM,
     OTHER_STREAM,
     WRONG_LAST_SEQUENCE,
     WRONG_LAST_SEQUENCE_UNDER_WAY,
+    AccountInfo,
     ApiError,
-    Reply,
-    Stored,
-    StoredMessage,
     api_error,
-    bucket_config,
-    bucket_of,
-    jetstream_missing,
+    is_full,
     log_config,
+    no_room,
     stream_of,
 )
+from swarm.bus.jetstream_calls import TRY_AGAIN_S, JetStreamLink
 from swarm.bus.jetstream_follow import Follower
-from swarm.bus.jetstream_read import Page
-from swarm.bus.nats_answers import check_responders, settle
+from swarm.bus.jetstream_read import Page, read_page
+from swarm.bus.jetstream_records import Records
+from swarm.bus.jetstream_state import SharedState
 from swarm.bus.nats_client import NatsClient, Target
-from swarm.bus.nats_link import CALL_TIMEOUT_S, NatsLink
+from swarm.bus.nats_link import CALL_TIMEOUT_S
 from swarm.errors import (
     AppendRefused,
     BadInput,
     BusError,
-    BusTimeout,
     BusUnavailable,
     LogMissing,
-    NoResponders,
     OutcomeUnknown,
 )
 
 #: A sender is one token of a subject.
 SENDER: Final = re.compile(r"[A-Za-z0-9_-]+")
-#: What NATS's key-value stores take as a key.
-KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
-#: Between two tries of something that the server cannot do yet.
-TRY_AGAIN_S: Final = 0.1
 
-_decode_stored = msgspec.json.Decoder(Stored).decode
-_decode_reply = msgspec.json.Decoder(Reply).decode
+#: Dropped from a log in one go, about: half of one of the files that the server keeps it in.
+PURGE_BYTES: Final = 4 * 1024 * 1024
+#: Between two such steps: of the appends in that time only one has waited for a step.
+PURGE_PAUSE_S: Final = 0.15
+
+_decode_account = msgspec.json.Decoder(AccountInfo).decode
 
 
 async def connect(
@@ -66,13 +59,17 @@ async def connect(
     name: str = "",
     connect_timeout_s: float = 5.0,
     replicas: int = 1,
+    storage_max: int = 0,
+    store_dir: Path | None = None,
 ) -> JetStreamBus:
     """Connect to the NATS server at `url` as `sender`.
 
     `url`: ``nats://[user:password@]host[:port]``, or several, separated by commas.
     `prefix`: of the swarm, for its shared state.  `name`: shown in NATS's monitoring.
-    `replicas`: of every log that is created.  Keeps trying for `connect_timeout_s` (a
-    server may just be starting).  Raises `BadInput` for a bad argument, `BusUnavailable`.
+    `replicas`: of every stream that is created.  For `storage` to tell what no client is told:
+    `storage_max`, bytes that the server may use (0: not known), and `store_dir`, where it
+    stores if that is on this machine.  Keeps trying for `connect_timeout_s` (a server may just
+    be starting).  Raises `BadInput` for a bad argument, `BusUnavailable`.
     """
     if not SENDER.fullmatch(sender):
         raise BadInput(f"the sender {sender!r} cannot be used: letters, digits, '_' and '-' only")
@@ -82,7 +79,7 @@ async def connect(
     target = Target(urls=urls, sender=sender, name=name)
     client = await _first_client(target, connect_timeout_s)
     try:
-        bus = JetStreamBus(target, client.max_payload, prefix, replicas)
+        bus = JetStreamBus(target, client.max_payload, prefix, replicas, storage_max, store_dir)
         await bus.open(client)
     except BaseException:
         await client.abandon()
@@ -108,111 +105,59 @@ async def _first_client(target: Target, timeout_s: float) -> NatsClient:
         await asyncio.sleep(TRY_AGAIN_S)
 
 
-class JetStreamBus(NatsLink):
+class JetStreamBus(JetStreamLink):
     """A `swarm.bus.base.Bus` on NATS; made by `connect`."""
 
-    def __init__(self, target: Target, max_payload: int, prefix: str, replicas: int) -> None:
+    def __init__(
+        self,
+        target: Target,
+        max_payload: int,
+        prefix: str,
+        replicas: int,
+        storage_max: int,
+        store_dir: Path | None,
+    ) -> None:
         super().__init__(target, max_payload)
         self._replicas = replicas
-        self._bucket = bucket_of(prefix)
-        self._bucket_stream = f"KV_{self._bucket}"
+        self._storage_max = storage_max
+        self._store_dir = store_dir
+        self._state = SharedState(self, prefix, replicas)
+        self._records = Records(self, replicas)
         self._streams: dict[str, str] = {}
         self._followers: dict[Follower, None] = {}
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
         """See `Bus.create_log`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
-        await self._create(f"creating {log}", log_config(log, self._replicas))
-
-    async def _create(self, what: str, config: dict[str, Any]) -> None:
-        """Create a stream, unless there is one by this name for the same subjects."""
-        stream = config["name"]
-        reply = await self._api(what, f"STREAM.CREATE.{stream}", config)
-        if reply.error is None:
-            return
-        if reply.error.err_code == NAME_IN_USE and await self._is_ours(what, config):
-            # Made by another version of ours or changed by an operator: that is theirs.
-            return
-        raise api_error(what, reply.error)
-
-    async def _is_ours(self, what: str, config: dict[str, Any]) -> bool:
-        message = await self._call(what, f"STREAM.INFO.{config['name']}", b"")
-        found = msgspec.json.decode(message.data)
-        return bool(found.get("config", {}).get("subjects") == config["subjects"])
+        await self.create_stream(f"creating {log}", log_config(log, self._replicas, max_bytes))
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """See `Bus.append`; also raises `BusUnavailable` when closed: nothing was sent."""
-        stream = self._streams.get(log)
-        if stream is None:
-            stream = self._streams[log] = stream_of(log)
+        stream = self._stream(log)
         fence = {
             "Nats-Expected-Last-Sequence": str(expected_seq),
             "Nats-Expected-Stream": stream,
         }
-        answer: asyncio.Future[Message] = self._loop.create_future()
-        receive = partial(settle, answer)
-        try:
-            message = await self.ask(log, data, timeout_s, fence, receive, answer, fragile=True)
-        except BusTimeout as error:
-            raise OutcomeUnknown(f"an append to {log} after {expected_seq}: {error}") from error
-        try:
-            stored = _decode_stored(message.data)
-        except msgspec.DecodeError as error:
-            raise await self._not_stored(log, expected_seq, message, timeout_s) from error
+        what = f"an append to {log} after {expected_seq}"
+        stored = await self.store(what, log, stream, log, data, timeout_s, fence)
         if stored.error is not None:
-            raise _append_error(log, expected_seq, stored.error)
+            raise _append_error(what, log, expected_seq, stored.error)
         return stored.seq
 
-    async def _not_stored(
-        self, log: str, expected_seq: int, message: Message, timeout_s: float
-    ) -> BusError:
-        """What to raise for an answer that is no acknowledgement."""
-        what = f"an append to {log} after {expected_seq}"
-        try:
-            check_responders(message, log)
-        except NoResponders:
-            # No such log, or one without a leader at the moment: its subject has no ears.
-            if not await self._exists(log, timeout_s):
-                return LogMissing(f"{log}: no such log")
-            return OutcomeUnknown(f"{what}: the log has no leader at the moment")
-        return OutcomeUnknown(f"{what}: cannot make sense of the answer {message.data[:80]!r}")
-
-    async def _exists(self, log: str, timeout_s: float) -> bool:
-        """Whether the log exists; True when that cannot be found out."""
-        request = f"STREAM.INFO.{stream_of(log)}"
-        try:
-            reply = await self._api(log, request, None, timeout_s)
-        except (BusTimeout, BusUnavailable):
-            return True
-        return reply.error is None or reply.error.err_code != NO_STREAM
+    def _stream(self, log: str) -> str:
+        stream = self._streams.get(log)
+        if stream is None:
+            stream = self._streams[log] = stream_of(log)
+        return stream
 
     async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
         """See `Bus.read`.  May return fewer than there are, but never with a hole between."""
         if limit < 1:
             return []
-        deadline = self._loop.time() + CALL_TIMEOUT_S
-        subject = f"{API}.DIRECT.GET.{stream_of(log)}"
         request = Page.request(from_seq, limit)
-        while True:
-            page = Page(self._loop.create_future())
-            left_s = deadline - self._loop.time()
-            try:
-                await self.ask(
-                    subject, request, left_s, None, page.receive, page.done, fragile=True
-                )
-            except BusTimeout:
-                if not page.entries:
-                    raise
-                return page.entries
-            except NoResponders:
-                if not await self._exists(log, left_s):
-                    raise LogMissing(f"{log}: no such log") from None
-                if self._loop.time() + TRY_AGAIN_S >= deadline:
-                    raise jetstream_missing(f"reading {log}") from None
-                await asyncio.sleep(TRY_AGAIN_S)
-                continue
-            return page.entries
+        deadline = self._loop.time() + CALL_TIMEOUT_S
+        return await read_page(self, log, self._stream(log), request, deadline)
 
     async def follow(self, log: str, from_seq: int, handler: EntryHandler) -> Subscription:
         """See `Bus.follow`; raises `LogMissing`, `BusTimeout`, `BusUnavailable`."""
@@ -220,119 +165,104 @@ class JetStreamBus(NatsLink):
         await follower.start()
         return follower
 
-    async def api(
-        self, what: str, request: str, body: object = None, timeout_s: float = CALL_TIMEOUT_S
-    ) -> None:
-        """Have JetStream do something; raises what `api_error` says when it refuses."""
-        reply = await self._api(what, request, body, timeout_s)
-        if reply.error is not None:
-            raise api_error(what, reply.error)
+    async def log_info(self, log: str) -> LogInfo:
+        """See `Bus.log_info`: as the log's leader sees it."""
+        reply = await self.api(f"looking at {log}", f"STREAM.INFO.{stream_of(log)}")
+        if reply.state is None or reply.config is None:
+            raise BusUnavailable(f"{log}: cannot make sense of JetStream's answer")
+        state = reply.state
+        return LogInfo(
+            # A new stream says 0.
+            first_seq=state.first_seq if state.messages else state.last_seq + 1,
+            last_seq=state.last_seq,
+            bytes=state.bytes,
+            bytes_max=max(0, reply.config.get("max_bytes", 0)),
+        )
 
-    async def _api(
-        self, what: str, request: str, body: object, timeout_s: float = CALL_TIMEOUT_S
-    ) -> Reply:
-        data = b"" if body is None else msgspec.json.encode(body)
-        message = await self._call(what, request, data, timeout_s)
+    async def purge(self, log: str, below_seq: int) -> None:
+        """See `Bus.purge`; in steps, after the first of which it may raise, too.
+
+        While a purge is under way no append is answered, and it takes longer the more it
+        drops (200 MB at once: 0.4 s).
+        """
+        info = await self.log_info(log)
+        # The server takes 0 for everything there is, and a number beyond the end for the
+        # next sequence to give: neither may ever reach it.
+        below_seq = min(below_seq, info.last_seq + 1)
+        count = info.last_seq + 1 - info.first_seq
+        step = max(1, PURGE_BYTES * count // max(info.bytes, 1))
+        done = info.first_seq
+        while done < below_seq:
+            if done > info.first_seq:
+                await asyncio.sleep(PURGE_PAUSE_S)
+            done = min(done + step, below_seq)
+            await self.api(f"purging {log}", f"STREAM.PURGE.{stream_of(log)}", {"seq": done})
+
+    # --- records ---
+
+    async def create_records(self, name: str, max_age_s: float) -> None:
+        """See `Bus.create_records`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
+        await self._records.create(name, max_age_s)
+
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+        """See `Bus.put_record`; also raises `BusUnavailable` when closed: nothing was sent."""
+        await self._records.put(name, key, data, timeout_s)
+
+    async def get_records(self, name: str, key: str) -> list[bytes]:
+        """See `Bus.get_records`."""
+        return await self._records.get(name, key)
+
+    async def storage(self) -> Storage:
+        """See `Bus.storage`.
+
+        The limit is the least of what is known: the account's, which JetStream tells; the
+        server's own (`max_file_store`), which it tells nobody but its operator, so `connect`
+        has to be told; what is used and what the disk has left.  Each replica counts.  In a
+        cluster the figures are some seconds old, and while a server is at its own limit they
+        may not come at all (`jetstream_api.NO_ROOM`): what was known before still holds.
+        """
+        what = "looking at the storage"
+        message = await self.call(what, "INFO", b"")
         try:
-            return _decode_reply(message.data)
+            info = _decode_account(message.data)
         except msgspec.DecodeError as error:
             raise BusUnavailable(f"{what}: cannot make sense of JetStream's answer") from error
+        if info.error is not None:
+            raise api_error(what, info.error)
+        own = info.tiers.get(f"R{self._replicas}")
+        used, limit = info.storage, info.limits.max_storage
+        if own is not None:
+            used, limit = own.storage, own.limits.max_storage
+        limits = [limit] if limit >= 0 else []
+        if self._storage_max:
+            limits.append(self._storage_max)
+        if self._store_dir is not None:
+            limits.append(used + self._free_bytes(self._store_dir))
+        return Storage(used, min(limits, default=0))
 
-    async def _call(
-        self, what: str, request: str, data: bytes, timeout_s: float = CALL_TIMEOUT_S
-    ) -> Message:
+    def _free_bytes(self, directory: Path) -> int:
         try:
-            return await self.request(f"{API}.{request}", data, timeout_s)
-        except NoResponders:
-            raise jetstream_missing(what) from None
+            return free_bytes(directory)
+        except OSError as error:
+            raise BusUnavailable(f"looking at the storage: {directory}: {error}") from error
+
+    # --- clock and shared state ---
 
     async def server_time(self) -> float:
-        """See `Bus.server_time`: of the server that leads the shared state's stream.
+        """See `Bus.server_time`; raises `BusTimeout`, `BusUnavailable`."""
+        return await self._state.server_time()
 
-        Raises `BusTimeout`, `BusUnavailable`.
-        """
-        what = "the server's time"
-        reply = await self._with_bucket(
-            partial(self._api, what, f"STREAM.INFO.{self._bucket_stream}", None)
-        )
-        if reply.error is not None:
-            raise api_error(what, reply.error)
-        return datetime.fromisoformat(reply.ts).timestamp()
-
-    # --- shared state ---
+    async def open_state(self) -> None:
+        """See `Bus.open_state`; raises `BusTimeout`, `BusUnavailable`."""
+        await self._state.open()
 
     async def state_get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `BusTimeout`, `BusUnavailable`."""
-        found = await self._last(key)
-        return None if found is None or _is_deleted(found) else found.data
-
-    async def _last(self, key: str) -> StoredMessage | None:
-        """The last message under `key`, from the leader: a replica might not have it yet."""
-        what = f"reading the state {key}"
-        body = {"last_by_subj": self._key_subject(key)}
-        request = f"STREAM.MSG.GET.{self._bucket_stream}"
-        reply = await self._api(what, request, body)
-        if reply.error is None:
-            return reply.message
-        if reply.error.err_code in {NO_MESSAGE, NO_STREAM}:
-            return None
-        raise api_error(what, reply.error)
+        return await self._state.get(key)
 
     async def state_create(self, key: str, value: bytes) -> bool:
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
-        subject = self._key_subject(key)
-        deadline = self._loop.time() + CALL_TIMEOUT_S
-        expected_seq = 0
-        while True:
-            reply = await self._with_bucket(
-                partial(self._store_state, subject, value, expected_seq)
-            )
-            if reply.error is None:
-                return True
-            if reply.error.err_code not in {WRONG_LAST_SEQUENCE, WRONG_LAST_SEQUENCE_UNDER_WAY}:
-                raise api_error(f"creating the state {key}", reply.error)
-            last = await self._last(key)
-            if last is not None and not _is_deleted(last):
-                return False
-            seen_seq = 0 if last is None else last.seq
-            if seen_seq == expected_seq:
-                # Somebody else's value is on its way; it may get there or not.
-                if self._loop.time() + TRY_AGAIN_S >= deadline:
-                    raise BusTimeout(f"creating the state {key}: others write it, none succeeds")
-                await asyncio.sleep(TRY_AGAIN_S)
-            # An operator has deleted the key; that leaves a mark, which counts as a message.
-            expected_seq = seen_seq
-
-    async def _store_state(self, subject: str, value: bytes, expected_seq: int) -> Reply:
-        fence = {"Nats-Expected-Last-Subject-Sequence": str(expected_seq)}
-        try:
-            message = await self.request(subject, value, CALL_TIMEOUT_S, fence)
-        except NoResponders:
-            # As the API would say it.
-            return Reply(error=ApiError(404, NO_STREAM, "stream not found"))
-        return Reply(error=_decode_stored(message.data).error)
-
-    async def _with_bucket(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
-        """`ask`, and again after making the bucket if it turns out to be missing."""
-        deadline = self._loop.time() + CALL_TIMEOUT_S
-        reply = await ask()
-        if reply.error is None or reply.error.err_code != NO_STREAM:
-            return reply
-        what = f"creating the state bucket {self._bucket}"
-        await self._create(what, bucket_config(self._bucket, self._replicas))
-        while True:
-            reply = await ask()
-            if reply.error is None or reply.error.err_code != NO_STREAM:
-                return reply
-            # In a cluster it takes a moment until every server knows of it.
-            if self._loop.time() + TRY_AGAIN_S >= deadline:
-                raise BusTimeout(f"{what}: made, but not there yet")
-            await asyncio.sleep(TRY_AGAIN_S)
-
-    def _key_subject(self, key: str) -> str:
-        if not KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key: letters, digits, '_', '-', '=', '/', and dots")
-        return f"$KV.{self._bucket}.{key}"
+        return await self._state.create(key, value)
 
     def _reconnected(self) -> None:
         # The consumers of a server that was restarted are gone, and others have gaps.
@@ -345,13 +275,7 @@ class JetStreamBus(NatsLink):
         await super().close()
 
 
-def _is_deleted(message: StoredMessage) -> bool:
-    """Whether this is the mark that deleting a key leaves."""
-    return any(mark in message.hdrs for mark in (b"KV-Operation:", b"Nats-Marker-Reason:"))
-
-
-def _append_error(log: str, expected_seq: int, error: ApiError) -> BusError:
-    what = f"an append to {log} after {expected_seq}"
+def _append_error(what: str, log: str, expected_seq: int, error: ApiError) -> BusError:
     if error.err_code == WRONG_LAST_SEQUENCE:
         actual = error.description.rpartition(":")[2].strip()
         return AppendRefused(log, expected_seq, int(actual) if actual.isdecimal() else None)
@@ -361,5 +285,7 @@ def _append_error(log: str, expected_seq: int, error: ApiError) -> BusError:
         return LogMissing(f"{log}: another stream takes this log's subject: {error}")
     if error.err_code == NO_STREAM:
         return LogMissing(f"{log}: no such log")
+    if is_full(error):
+        return no_room(what, error)
     # Most of these mean that it was not stored, but unknown is always safe.
     return OutcomeUnknown(f"{what}: {error}")

@@ -5,11 +5,18 @@ Shapes as nats-server 2.15 sends them; fields that nothing here needs are left o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from swarm.errors import BadInput, BusError, BusUnavailable, LogMissing, PayloadTooLarge
+from swarm.errors import (
+    BadInput,
+    BusError,
+    BusUnavailable,
+    LogMissing,
+    PayloadTooLarge,
+    StorageFull,
+)
 
 API: Final = "$JS.API"
 
@@ -24,7 +31,24 @@ WRONG_LAST_SEQUENCE_UNDER_WAY: Final = 10164
 OTHER_STREAM: Final = 10060
 MESSAGE_TOO_LARGE: Final = 10054
 NOT_ENABLED: Final = frozenset({10039, 10076})
-NO_RESOURCES: Final = frozenset({10002, 10023, 10028, 10047})
+#: No room; the append is not stored in any of these cases (tried on nats-server 2.15.1).
+#: 10002: the account's limit would be passed.  In a cluster that is noticed some seconds late.
+#: 10023: the server's `max_file_store` is reached, which is noticed one message late; then
+#: every append to every stream gets it.  One server goes on as soon as something is purged.
+#: *In a cluster it does not*: leaders step down, streams lose their quorum, appends have
+#: unknown outcomes and purges are refused, until `max_file_store` is raised and reloaded.  So
+#: a cluster needs limits of the account or the streams that keep it away from there.
+#: 10028, 10047: a new stream's `max_bytes` is more than the memory or disk not yet promised.
+#: A disk that is full before any of these limits is another matter: see `swarm.bus.disk`.
+NO_ROOM: Final = frozenset({10002, 10023, 10028, 10047})
+#: The store refused; the description says why.  "maximum bytes exceeded": the stream's
+#: own `max_bytes` would be passed (smaller messages still fit).
+STORE_FAILED: Final = 10077
+STORE_FULL: Final = ("maximum bytes exceeded", "maximum messages exceeded")
+
+NANOSECONDS: Final = 1_000_000_000
+#: The server's own default; nothing here sends ids, but the age of messages may not be less.
+DUPLICATES_S: Final = 120.0
 
 
 class ApiError(msgspec.Struct):
@@ -53,12 +77,50 @@ class StoredMessage(msgspec.Struct):
     hdrs: bytes = b""
 
 
+class StreamState(msgspec.Struct):
+    """What is in a stream."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    #: How many messages by subject, of those that were asked for.
+    subjects: dict[str, int] | None = None
+
+
+class StorageLimits(msgspec.Struct):
+    """What an account may use; -1 = as much as the server has."""
+
+    max_storage: int = -1
+
+
+class StorageTier(msgspec.Struct):
+    """An account's use of streams with a certain number of replicas."""
+
+    storage: int = 0
+    limits: StorageLimits = msgspec.field(default_factory=StorageLimits)
+
+
+class AccountInfo(msgspec.Struct):
+    """The answer to the question what an account uses."""
+
+    error: ApiError | None = None
+    storage: int = 0
+    limits: StorageLimits = msgspec.field(default_factory=StorageLimits)
+    #: By ``R<replicas>``, where an operator gives limits so; then the others are empty.
+    tiers: dict[str, StorageTier] = {}
+
+
 class Reply(msgspec.Struct):
     """The answer to any request to the API; `ts` is the server's clock, RFC 3339."""
 
     error: ApiError | None = None
     ts: str = ""
+    #: How many there are of what was asked for.
+    total: int = 0
     message: StoredMessage | None = None
+    state: StreamState | None = None
+    config: dict[str, Any] | None = None
 
 
 def stream_of(log: str) -> str:
@@ -66,12 +128,13 @@ def stream_of(log: str) -> str:
     return log.replace(".", "_")
 
 
-def log_config(log: str, replicas: int) -> dict[str, object]:
+def log_config(log: str, replicas: int, max_bytes: int) -> dict[str, Any]:
     """A log's stream: everything is kept until it is purged, nothing is deduplicated.
 
     Nothing is ever deleted out of its middle: readers take a hole for something missed.
     """
-    return _stream_config(stream_of(log), log, replicas) | {"deny_delete": True}
+    config = _stream_config(stream_of(log), log, replicas)
+    return config | {"deny_delete": True, "max_bytes": max_bytes or -1}
 
 
 def bucket_of(prefix: str) -> str:
@@ -79,13 +142,25 @@ def bucket_of(prefix: str) -> str:
     return f"{prefix}-state"
 
 
-def bucket_config(bucket: str, replicas: int) -> dict[str, object]:
+def bucket_config(bucket: str, replicas: int) -> dict[str, Any]:
     """A bucket's stream, as NATS's key-value clients expect it to be."""
     config = _stream_config(f"KV_{bucket}", f"$KV.{bucket}.>", replicas)
     return config | {"max_msgs_per_subject": 1, "allow_rollup_hdrs": True, "deny_delete": True}
 
 
-def _stream_config(name: str, subject: str, replicas: int) -> dict[str, object]:
+def records_config(name: str, max_age_s: float, replicas: int) -> dict[str, Any]:
+    """A records' stream: one subject for each key."""
+    return _stream_config(stream_of(name), f"{name}.*", replicas) | age_config(max_age_s)
+
+
+def age_config(max_age_s: float) -> dict[str, int]:
+    """After how long records go (0: never); the server forgets their ids no later."""
+    max_age_ns = int(max_age_s * NANOSECONDS)
+    window_ns = int(DUPLICATES_S * NANOSECONDS)
+    return {"max_age": max_age_ns, "duplicate_window": min(max_age_ns or window_ns, window_ns)}
+
+
+def _stream_config(name: str, subject: str, replicas: int) -> dict[str, Any]:
     return {
         "name": name,
         "subjects": [subject],
@@ -101,6 +176,21 @@ def _stream_config(name: str, subject: str, replicas: int) -> dict[str, object]:
         "num_replicas": replicas,
         "allow_direct": True,
     }
+
+
+def is_full(error: ApiError) -> bool:
+    """Whether a refusal means that there is no room, and that nothing was stored."""
+    if error.err_code == STORE_FAILED:
+        return error.description.startswith(STORE_FULL)
+    return error.err_code in NO_ROOM
+
+
+def no_room(what: str, error: ApiError) -> StorageFull:
+    """The exception for `is_full`."""
+    return StorageFull(
+        f"{what}: the NATS server has no room: {error}; raise its limit, or free space "
+        "(NATS: max_file_store, the account's limit, or max_bytes of the stream)"
+    )
 
 
 def api_error(what: str, error: ApiError) -> BusError | BadInput:
@@ -120,8 +210,8 @@ def api_error(what: str, error: ApiError) -> BusError | BadInput:
             )
         case code if code in NOT_ENABLED:
             return jetstream_missing(what)
-        case code if code in NO_RESOURCES:
-            return BusUnavailable(f"{what}: the NATS server has no room: {error}")
+        case _ if is_full(error):
+            return no_room(what, error)
         case code if code == MESSAGE_TOO_LARGE:
             return PayloadTooLarge(f"{what}: {error}")
     return BusUnavailable(f"{what}: JetStream refused: {error}")

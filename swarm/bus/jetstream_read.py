@@ -1,4 +1,4 @@
-"""A page of a log, as a batched direct read answers it.
+"""A page of a log or of one key's records, as a batched direct read answers it.
 
 The server (of a cluster: any replica) sends the messages to one inbox and then an empty
 one with status 204; 404 when there is none.  Each message names the one sent before it, so
@@ -15,10 +15,17 @@ from typing import Final
 import msgspec
 
 from swarm.bus.base import Entry, Message
-from swarm.errors import BusError, BusUnavailable, NoResponders
+from swarm.bus.jetstream_api import API, jetstream_missing
+from swarm.bus.jetstream_calls import TRY_AGAIN_S, JetStreamLink
+from swarm.errors import BusError, BusTimeout, BusUnavailable, LogMissing, NoResponders
 
 #: The server ends a page early at this size; the first message always comes, however large.
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+#: How long one server is waited for at first …
+PATIENCE_S: Final = 0.2
+#: … and by how much longer each time: some seven questions in three seconds, so that a third
+#: of the servers hanging costs one read in two thousand.
+PATIENCE_GROWTH: Final = 1.2
 
 
 class Page:
@@ -33,11 +40,10 @@ class Page:
         self._sent_seq = 0
 
     @staticmethod
-    def request(from_seq: int, limit: int) -> bytes:
-        """The request's body."""
-        return msgspec.json.encode(
-            {"seq": max(from_seq, 1), "batch": limit, "max_bytes": PAGE_BYTES_MAX}
-        )
+    def request(from_seq: int, limit: int, subject: str = "") -> bytes:
+        """The request's body; `subject`: of the messages wanted, default: all."""
+        body = {"seq": max(from_seq, 1), "batch": limit, "max_bytes": PAGE_BYTES_MAX}
+        return msgspec.json.encode(body | {"next_by_subj": subject} if subject else body)
 
     def receive(self, message: Message) -> None:
         """Take one message of the answer."""
@@ -67,3 +73,37 @@ class Page:
                 f"the server refused to read: {status} {headers.get('Description', '')}"
             )
         self.done.set_exception(error)
+
+
+async def read_page(
+    link: JetStreamLink, log: str, stream: str, request: bytes, deadline: float
+) -> list[Entry]:
+    """Ask until some server answers; `deadline`: on the loop's clock.
+
+    In a cluster, any server that keeps the log may be asked, one that hangs among them, for
+    as long as the others believe in it.  So a question without an answer is asked anew, and
+    another server may get it.  Raises `LogMissing`, `BusTimeout`, `BusUnavailable`.
+    """
+    loop = asyncio.get_running_loop()
+    subject = f"{API}.DIRECT.GET.{stream}"
+    patience_s = PATIENCE_S
+    while True:
+        page = Page(loop.create_future())
+        left_s = deadline - loop.time()
+        try_s = min(left_s, patience_s)
+        try:
+            await link.ask(subject, request, try_s, None, page.receive, page.done, fragile=True)
+        except BusTimeout:
+            if not page.entries:
+                if try_s == left_s or not link.connected:
+                    raise
+                patience_s *= PATIENCE_GROWTH
+                continue
+        except NoResponders:
+            if not await link.exists(log, stream, left_s):
+                raise LogMissing(f"{log}: no such log") from None
+            if loop.time() + TRY_AGAIN_S >= deadline:
+                raise jetstream_missing(f"reading {log}") from None
+            await asyncio.sleep(TRY_AGAIN_S)
+            continue
+        return page.entries

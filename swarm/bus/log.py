@@ -14,6 +14,7 @@ So the same batch is sent again, until it is in the log or another owner's entry
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -25,7 +26,9 @@ from swarm.errors import (
     BusTimeout,
     BusUnavailable,
     Deposed,
+    LogReplaced,
     OutcomeUnknown,
+    StorageFull,
     Undecodable,
 )
 from swarm.messages import Event, LogEntry
@@ -36,6 +39,14 @@ PAGE = 256
 GAPS_MAX = 20
 #: Between two looks at a log that a lagging replica answers for.
 LOOK_AGAIN_S = 0.05
+#: What an entry raises that says what cannot be, or says it in a way that cannot be read.
+BREAKS = (AssertionError, LookupError, TypeError, ValueError, msgspec.MsgspecError)
+#: A long log must not keep the loop from beating: a reader folds this long at a stretch.
+SLICE_S = 0.005
+#: A log that has been shorter than it was for so long has been cut.
+SHORTER_S = 3.0
+#: Between two attempts to append while there is no room.
+FULL_S = 0.25
 
 
 class FencedLog:
@@ -65,20 +76,27 @@ class FencedLog:
         self._silence_s = silence_s
         self._batch = 0
         self._appending = False
+        #: Whether the append under way waits for room in the storage.
+        self.full = False
+        #: Bytes of the latest entry.
+        self.entry_bytes = 0
+        #: Since when the log has been shorter than what this process has folded.
+        self._shorter_since = 0.0
         #: When an append was last acknowledged, monotonic.
         self.proven_at = self._clock()
 
-    async def append(self, events: list[Event], now: float) -> int:
-        """Make one batch durable; returns its sequence.
+    async def append(self, events: list[Event], now: float, format_: int = FORMAT) -> int:
+        """Make one batch durable, as an entry of this format; returns its sequence.
 
-        `now` must not be below `position.now`.  Raises `Deposed` when somebody else owns
+        `now` must not be below `position.now`.  Without room in the storage this goes on
+        until there is some; `full` tells.  Raises `Deposed` when somebody else owns
         the log, or nothing could be proven for the silence time; `Undecodable`,
-        `LogMissing`.  After any of them the decided state is void.
+        `LogMissing`, `LogReplaced`.  After any of them the decided state is void.
         """
         assert not self._appending, "one append in flight, never two"
         assert now >= self.position.now, "the log's time never goes backwards"
         entry = LogEntry(
-            swarm=FORMAT,
+            swarm=format_,
             incarnation=self.incarnation,
             epoch=self.epoch,
             owner=self.owner,
@@ -88,14 +106,16 @@ class FencedLog:
             now=now,
             events=events,
         )
+        data = encode_entry(entry)
         self._appending = True
         try:
-            seq = await self._settle(encode_entry(entry))
+            seq = await self._settle(data)
         finally:
             self._appending = False
         link = self.position.advance(seq, entry)
         assert link is Link.OURS, f"our own entry {seq} does not continue the log: {link}"
         self._batch += 1
+        self.entry_bytes = len(data)
         self.proven_at = self._clock()
         return seq
 
@@ -103,16 +123,41 @@ class FencedLog:
         """Append until the outcome is known."""
         while True:
             try:
-                return await self._bus.append(
+                seq = await self._bus.append(
                     self.position.log, data, self.position.at, self._append_timeout_s
                 )
-            except AppendRefused as refused:
-                seq = await self._after_refusal(refused, data)
-            except (OutcomeUnknown, BusUnavailable) as unknown:
-                seq = await self._after_unknown(unknown, data)
-            if seq is not None:
+                self.full = False
                 return seq
+            except AppendRefused as refused:
+                self._check_length(refused)
+                found = await self._after_refusal(refused, data)
+            except (OutcomeUnknown, BusUnavailable) as unknown:
+                found = await self._after_unknown(unknown, data)
+            except StorageFull:
+                # Nobody can have opened the log meanwhile: there was no room for it either.
+                # If there was in between, the next attempt is refused.
+                self.full = True
+                await asyncio.sleep(FULL_S)
+                continue
+            self.full = False
+            if found is not None:
+                return found
             self._check_silence()
+
+    def _check_length(self, refused: AppendRefused) -> None:
+        """Raise `LogReplaced` if the log has lost entries that this process has folded.
+
+        (A server that has just become the leader may be behind for a moment.)
+        """
+        if refused.actual is None or refused.actual >= self.position.at:
+            self._shorter_since = 0.0
+            return
+        self._shorter_since = self._shorter_since or self._clock()
+        if self._clock() - self._shorter_since > SHORTER_S:
+            raise LogReplaced(
+                f"{self.position.log}: it ends with entry {refused.actual}, and had "
+                f"{self.position.at}: it was cut, or restored from an older backup"
+            )
 
     async def _after_refusal(self, refused: AppendRefused, data: bytes) -> int | None:
         """Something is in the log that was not folded: read it, never trust the number."""
@@ -160,7 +205,7 @@ class FencedLog:
 
 
 class LogReader:
-    """Folds a log from its beginning, page by page; starts over when it missed something."""
+    """Folds a log from where it begins, page by page; starts over when it missed something."""
 
     def __init__(self, bus: Bus, log: str, number: int, rules: ShardRules) -> None:
         self._bus = bus
@@ -170,33 +215,87 @@ class LogReader:
         #: How often something was missed, and since when at the same place.
         self.gaps = 0
         self._missing = (0, 0)
+        #: How often the log seemed to have been cut by somebody else.
+        self._incomplete = 0
+        #: Whether the next thing to do is to find out where the log begins.
+        self._lost = True
+        self._clock = asyncio.get_running_loop().time
+        #: Called between two slices; default: let others have a turn.
+        self.rest: Callable[[], Awaitable[None]] | None = None
         self.shard = Shard(number, rules)
         self.position = LogPosition(log)
 
-    async def catch_up(self) -> None:
-        """Fold all that can be read now; raises what `Bus.read` raises, or `Undecodable`."""
+    async def catch_up(self, up_to: int = 0) -> None:
+        """Fold all that can be read now, with `up_to` no further than the page it is in.
+
+        Raises what `Bus.read` raises, or `Undecodable`, also for a log that somebody else
+        than its owner has cut at the front.
+        """
         while True:
+            if self._lost:
+                await self._begin()
             entries = await self._bus.read(self._log, self.position.at + 1, PAGE)
             if not entries:
-                return
+                if self.shard.complete:
+                    return
+                # What makes up for a purge was stored before it: it is there, or the replica
+                # that was asked is behind.
+                self._begins_too_late()
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            began = self._clock()
             for stored in entries:
-                if not self._fold(stored):
+                if not self.fold(stored):
                     break
-            # A long log must not keep the loop from beating.
-            await asyncio.sleep(0)
+                if self._clock() - began > SLICE_S:
+                    await self._rest()
+                    began = self._clock()
+            if 0 < up_to <= self.position.at:
+                return
+            await self._rest()
 
-    def _fold(self, stored: Entry) -> bool:
-        """Fold one entry; False when the rest of the page is void."""
+    def start_over(self) -> None:
+        """Fold the log from its beginning at the next occasion: it is not what it was."""
+        self._lost = True
+
+    async def _rest(self) -> None:
+        await (asyncio.sleep(0) if self.rest is None else self.rest())
+
+    async def _begin(self) -> None:
+        """Start at the log's first entry."""
+        info = await self._bus.log_info(self._log)
+        self.shard = Shard(self._number, self._rules, info.first_seq)
+        self.position = LogPosition.before(self._log, info.first_seq)
+        self._lost = False
+
+    def fold(self, stored: Entry) -> bool:
+        """Fold one entry; False when it shows that others were missed: catch up again."""
         entry = decode_entry(self._log, stored.seq, stored.data)
-        link = self.position.advance(stored.seq, entry)
+        try:
+            link = self.position.advance(stored.seq, entry)
+            if link is Link.OURS and entry is not None:
+                self._apply(stored.seq, entry)
+        except Undecodable:
+            # What is damaged lies behind us: it must be read again once it is mended.
+            self._lost = True
+            raise
+        except BREAKS as error:
+            # The state is neither that before the entry nor that behind it.
+            self._lost = True
+            raise Undecodable(
+                f"{self._log}: entry {stored.seq} cannot follow what the log says before it "
+                f"({error}); restore it from a replica or backup"
+            ) from error
         if self._missed(link):
             self._start_over(stored.seq)
             return False
-        if link is Link.OURS:
-            assert entry is not None, "a foreign entry is not ours"
-            for event in entry.events:
-                self.shard.apply(event, entry.now, entry.owner)
         return True
+
+    def _apply(self, seq: int, entry: LogEntry) -> None:
+        shard = self.shard
+        shard.seq = seq
+        for event in entry.events:
+            shard.apply(event, entry.now, entry.owner)
 
     def _start_over(self, found: int) -> None:
         self.gaps += 1
@@ -208,8 +307,17 @@ class LogReader:
                 f"{self._log}: entry {wanted} is missing, the next one is {found}; was something "
                 "deleted from the log?  Restore it from a replica or backup"
             )
-        self.shard = Shard(self._number, self._rules)
-        self.position = LogPosition(self._log)
+        self._lost = True
+
+    def _begins_too_late(self) -> None:
+        self._lost = True
+        self._incomplete += 1
+        if self._incomplete > GAPS_MAX:
+            raise Undecodable(
+                f"{self._log}: it begins with entry {self.position.first}, and no mark in it says "
+                "that what came before is not needed; was it purged by hand?  Restore it from a "
+                "replica or backup"
+            )
 
     def _missed(self, link: Link) -> bool:
         return link is Link.GAP

@@ -19,15 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
 from swarm.bus.base import Entry
-from swarm.bus.memory_bus import MemoryBus, Server
+from swarm.bus.memory_bus import MemoryBus
+from swarm.bus.memory_disk import Disk
 from swarm.bus.memory_faults import Faults, Range, Trace, Wire
-from swarm.bus.memory_logs import AppendHook, Logs
+from swarm.bus.memory_link import LookHook, SendHook, Server
+from swarm.bus.memory_logs import AppendHook, Logs, PurgeHook
 from swarm.bus.memory_messages import DeliverHook, PublishHook, Switch
 from swarm.bus.memory_node import Node
+from swarm.bus.memory_process import PROCESS
+from swarm.bus.memory_records import Records
 from swarm.bus.memory_routes import check_subject
 
 __all__ = ["Faults", "MemoryBus", "MemoryWorld", "Trace"]
@@ -64,12 +69,16 @@ class MemoryWorld:
         self.max_payload = max_payload
         self._wire = Wire(rng, faults or Faults.none(), self.trace)
         self._switch = Switch(self._wire)
-        self._logs = Logs(self._wire, self.time)
+        self._disk = Disk()
+        self._logs = Logs(self._wire, self.time, self._disk)
+        self._records = Records(self._wire, self.time, self._disk)
         self._server = Server(
             wire=self._wire,
             wall=self.time,
             switch=self._switch,
             logs=self._logs,
+            records=self._records,
+            disk=self._disk,
             max_payload=max_payload,
             call_timeout_s=call_timeout_s,
             buffer_max=buffer_max,
@@ -98,6 +107,7 @@ class MemoryWorld:
         process = self._nodes.get(name)
         if process is None or process.dead:
             process = self._nodes[name] = Node(name, self._wire, self._notice_s)
+        process.process = PROCESS.get(None)
         bus = MemoryBus(self._server, sender, process)
         process.connections.append(bus)
         self._wire.note("connect", name, sender)
@@ -114,6 +124,11 @@ class MemoryWorld:
     def faults(self, faults: Faults) -> None:
         faults.check()
         self._wire.faults = faults
+
+    @property
+    def nodes(self) -> list[str]:
+        """All that have connected so far."""
+        return list(self._nodes)
 
     def crash(self, node: str) -> None:
         """Kill a process: its handlers are never called again, its awaits never return.
@@ -133,27 +148,85 @@ class MemoryWorld:
         self._node(node).heal(self._wire.between(self._reconnect_s))
 
     def pause(self, node: str, for_s: float) -> None:
-        """Stop a process: what it sends and what reaches it waits, in order."""
+        """Stop a process as SIGSTOP does: nothing of it runs, what reaches it waits, in order.
+
+        To be stopped whole it runs on a `SimLoop`, in a context in which
+        `swarm.bus.memory_process.PROCESS` names it.
+        """
         self._node(node).pause(for_s)
 
     def resume(self, node: str) -> None:
         """End a pause early."""
         self._node(node).resume()
 
+    def stall(self, node: str, for_s: float) -> None:
+        """Hold back all that goes in and out of a node, which itself goes on, for a while."""
+        self._node(node).stall(for_s)
+
+    def slow(self, node: str, service_s: float, pending_max: int) -> None:
+        """Let it take its messages one by one, and lose those beyond `pending_max`."""
+        self._node(node).slow(service_s, pending_max)
+
+    def quick(self, node: str) -> None:
+        """End `slow`."""
+        self._node(node).quick()
+
+    def at_send(self, node: str, number: int, strike: Callable[[], object]) -> None:
+        """Call `strike` (once) just before the node sends the n-th message or append from now."""
+        self._node(node).at_send(number, strike)
+
     def cut_log(self, node: str) -> None:
         """Let messages flow, but appends, reads and state calls time out until `heal`."""
         self._node(node).cut_log()
 
+    def mend_log(self, node: str) -> None:
+        """Undo `cut_log`, and nothing else."""
+        self._node(node).mend_log()
+
     def calm(self) -> None:
         """End every fault: from now on all works (what is lost stays lost)."""
         self.faults = Faults.none()
+        self.capacity = 0
         for name in self._nodes:
             self.resume(name)
+            self._node(name).flow()
+            self.quick(name)
             self.heal(name)
 
     def inject(self, log: str, data: bytes) -> int:
         """Store a foreign message past the fence, at once; returns its sequence."""
-        return self._logs.store(log, data, "")
+        return self._logs.inject(log, data)
+
+    def delete_log(self, log: str) -> None:
+        """Delete a log, as an operator can; raises `LogMissing`."""
+        self._logs.delete(log)
+
+    def delete_records(self, name: str) -> None:
+        """Delete a store of records, as an operator can; raises `LogMissing`."""
+        self._records.delete(name)
+
+    def delete_state(self) -> None:
+        """Delete the shared state, as an operator can."""
+        self._server.state = None
+
+    def delete_key(self, key: str) -> None:
+        """Delete a value of the shared state, as an operator can; raises KeyError."""
+        del self._server.known_state()[key]
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the server can keep; what does not fit is refused.  0: no end."""
+        return self._disk.capacity
+
+    @capacity.setter
+    def capacity(self, size: int) -> None:
+        self._disk.capacity = size
+
+    def fill(self, fraction: float) -> None:
+        """Set the capacity so that what is kept now is this part of it (1: nothing fits)."""
+        if not 0 < fraction <= 1:
+            raise ValueError(f"the fraction {fraction} must be over 0 and at most 1")
+        self.capacity = max(1, round(self._disk.used / fraction))
 
     def _node(self, name: str) -> Node:
         try:
@@ -168,6 +241,14 @@ class MemoryWorld:
         """Call `hook(log, entry, node)` whenever an entry is stored ("" if injected)."""
         self._logs.on_append.append(hook)
 
+    def on_purge(self, hook: PurgeHook) -> None:
+        """Call `hook(log, first_seq, node)` whenever entries are dropped from a log."""
+        self._logs.on_purge.append(hook)
+
+    def on_send(self, hook: SendHook) -> None:
+        """Call `hook(log, data, node)` when a process begins to append, whatever becomes of it."""
+        self._server.on_send.append(hook)
+
     def on_publish(self, hook: PublishHook) -> None:
         """Call `hook(node, subject, data, reply, headers)` at every publish and request.
 
@@ -175,13 +256,25 @@ class MemoryWorld:
         """
         self._switch.on_publish.append(hook)
 
+    def on_arrive(self, hook: DeliverHook) -> None:
+        """Call `hook(node, subject, data)` when a message reaches a node, stopped or not."""
+        self._switch.on_arrive.append(hook)
+
     def on_deliver(self, hook: DeliverHook) -> None:
         """Call `hook(node, subject, data)` before a handler or request gets a message."""
         self._switch.on_deliver.append(hook)
 
+    def on_look(self, hook: LookHook) -> None:
+        """Call `hook(node)` when the server reads its clock for a node that has asked."""
+        self._server.on_look.append(hook)
+
     def log_entries(self, log: str) -> list[Entry]:
-        """What is truly in the log; raises `LogMissing`."""
+        """What is truly in the log and not purged; raises `LogMissing`."""
         return list(self._logs.get(log).entries)
+
+    def records(self, name: str) -> dict[str, list[bytes]]:
+        """What is truly in a store of records, by key; raises `LogMissing`."""
+        return {key: self._records.get(name, key) for key in self._records.keys(name)}
 
     def time(self) -> float:
         """The server's clock, seconds since the epoch."""

@@ -1,191 +1,47 @@
-"""One connection to a memory world."""
+"""One connection to a memory world: messages over a `MemoryLink`, logs, records and state."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from swarm.bus.base import (
     Entry,
     EntryHandler,
-    Handler,
-    Message,
+    LogInfo,
+    Storage,
     Subscription,
+    check_record_age,
+    check_record_key,
     check_size,
-    headers_size,
 )
-from swarm.bus.memory_faults import Wire
-from swarm.bus.memory_logs import Append, Follower, Logs
-from swarm.bus.memory_messages import Receiver, Switch
-from swarm.bus.memory_node import Node, Waiting, settle
-from swarm.bus.memory_routes import check_pattern
-from swarm.errors import BusError, BusTimeout, BusUnavailable, OutcomeUnknown
+from swarm.bus.memory_follow import Follower
+from swarm.bus.memory_link import MemoryLink, Server
+from swarm.bus.memory_node import Node
+from swarm.bus.memory_process import in_this_process
+from swarm.bus.memory_write import Write
+from swarm.errors import BusError, BusTimeout, OutcomeUnknown, StateMissing
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True, kw_only=True)
-class Server:
-    """What connections share.  `wall`: the clock, seconds since the epoch."""
-
-    wire: Wire
-    wall: Callable[[], float]
-    switch: Switch
-    logs: Logs
-    max_payload: int
-    call_timeout_s: float
-    buffer_max: int
-    state: dict[str, bytes] = field(default_factory=dict)
-    last_number: int = 0
-
-    def next_number(self) -> int:
-        """A number for a connection or subscription: unique, in order of creation."""
-        self.last_number += 1
-        return self.last_number
-
-
-class _Subscription:
-    def __init__(self, bus: MemoryBus, receiver: Receiver) -> None:
-        self._bus = bus
-        self._receiver = receiver
-
-    async def unsubscribe(self) -> None:
-        """Stop; safe to call twice."""
-        self._bus._forget(self._receiver)
-
-
-class MemoryBus:
-    """A `swarm.bus.base.Bus`; made by `MemoryWorld.connect`.
-
-    Beyond the contract: a subject or pattern that NATS would not take raises ValueError,
-    and after its node has crashed every call raises `BusUnavailable`, whereas what it was
-    waiting for at that moment never comes.
-    """
+class MemoryBus(MemoryLink):
+    """A `swarm.bus.base.Bus`; made by `MemoryWorld.connect`."""
 
     def __init__(self, server: Server, sender: str, node: Node) -> None:
-        self.node = node
-        self.number = server.next_number()
-        self._server = server
-        self._wire = server.wire
-        self._switch = server.switch
-        self._sender = sender
-        self._closed = False
-        self._reconnects_before = node.reconnects
-        self._inboxes = 0
-        self._receivers: dict[int, Receiver] = {}
+        super().__init__(server, sender, node)
         self._followers: list[Follower] = []
-        #: What is waited for, and what it raises without an answer: it may have been done.
-        self._pending: dict[asyncio.Future[Any], type[BusError]] = {}
-        self._buffer: deque[Waiting] = deque()
-        self._buffered = 0
-        self._append_arrival_s: dict[str, float] = {}
-
-    @property
-    def sender(self) -> str:
-        """Who this connection speaks as."""
-        return self._sender
-
-    @property
-    def max_payload(self) -> int:
-        """Largest message in bytes, headers included."""
-        return self._server.max_payload
-
-    @property
-    def connected(self) -> bool:
-        """Whether the node takes itself for connected."""
-        return self.node.connected and not self.node.dead and not self._closed
-
-    @property
-    def reconnects(self) -> int:
-        """How often the connection was lost and made again."""
-        return self.node.reconnects - self._reconnects_before
-
-    # --- messages ---
-
-    async def publish(
-        self,
-        subject: str,
-        data: bytes,
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """See `Bus.publish`."""
-        self._check_open()
-        check_size(self._server.max_payload, subject, data, headers)
-        self._publish(Message(subject, data, reply, dict(headers) if headers else None))
-
-    def _publish(self, message: Message) -> None:
-        size = len(message.subject) + len(message.data) + headers_size(message.headers)
-        if not self.node.connected:
-            self._check_buffer(size)
-        self._switch.announce(self.node, message)
-        self.node.leave(self, size, self._switch.route, self.number, message)
-
-    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
-        """See `Bus.subscribe`; raises `BusUnavailable` when the server cannot be reached."""
-        check_pattern(subject)
-        receiver = Receiver(self.node, subject, handler, self._server.next_number(), queue)
-
-        def register() -> None:
-            # It may have been given up, or its process ended, while this was under way.
-            if not (receiver.closed or self._closed or self.node.dead):
-                self._receivers[receiver.number] = receiver
-                self._switch.subscribe(receiver)
-
-        try:
-            await self._call(f"subscribing to {subject}", register, error=BusUnavailable)
-        except BaseException:
-            self._forget(receiver)
-            raise
-        return _Subscription(self, receiver)
-
-    def _forget(self, receiver: Receiver) -> None:
-        receiver.closed = True
-        if self._receivers.pop(receiver.number, None) is not None:
-            self._switch.unsubscribe(receiver)
-
-    async def request(
-        self,
-        subject: str,
-        data: bytes,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> Message:
-        """See `Bus.request`."""
-        self._check_open()
-        check_size(self._server.max_payload, subject, data, headers)
-        answer: asyncio.Future[Message] = self._wire.loop.create_future()
-
-        def settle_answer(message: Message) -> None:
-            settle(answer, message)
-
-        request = Receiver(self.node, self.inbox(), settle_answer, self.number, answer=answer)
-        self._switch.expect_reply(request)
-        try:
-            head = dict(headers) if headers else None
-            self._publish(Message(subject, data, request.subject, head))
-            return await self._wait(answer, timeout_s, f"a request to {subject}", BusTimeout)
-        finally:
-            request.closed = True
-            self._switch.forget_reply(request)
-
-    def inbox(self) -> str:
-        """See `Bus.inbox`."""
-        self._inboxes += 1
-        return f"_INBOX.{self._sender}.{self.number}-{self._inboxes}"
-
-    async def flush(self) -> None:
-        """See `Bus.flush`; raises `BusUnavailable` when the server cannot be reached."""
-        await self._call("a flush", lambda: None, error=BusUnavailable)
+        #: By log or store: what one connection sends there arrives in the order it sent it.
+        self._last_arrival_s: dict[str, float] = {}
 
     # --- logs ---
 
-    async def create_log(self, log: str) -> None:
+    async def create_log(self, log: str, max_bytes: int = 0) -> None:
         """See `Bus.create_log`; raises `BusTimeout`."""
-        await self._call(f"creating {log}", lambda: self._server.logs.create(log), log=True)
+        await self._call(
+            f"creating {log}", lambda: self._server.logs.create(log, max_bytes), log=True
+        )
 
     async def append(self, log: str, data: bytes, expected_seq: int, timeout_s: float) -> int:
         """See `Bus.append`."""
@@ -193,24 +49,18 @@ class MemoryBus:
         # As on the wire: the fence travels in headers.
         fence = {"Nats-Expected-Last-Sequence": str(expected_seq), "Nats-Expected-Stream": log}
         check_size(self._server.max_payload, log, data, fence)
-        if not self.node.connected:
-            self._check_buffer(len(data))
-        answer: asyncio.Future[int] = self._wire.loop.create_future()
-        append = Append(
-            self._server.logs,
-            self._wire,
-            self.node,
-            self._append_arrival_s,
+        for hook in self._server.on_send:
+            self._wire.guard(hook, log, data, self.node.name)
+        return await self._write(
+            "append",
             log,
+            f"{log}#{expected_seq + 1}",
             data,
-            expected_seq,
+            lambda: self._server.logs.append(log, data, expected_seq, self.node.name),
+            f"an append to {log} after {expected_seq}",
             timeout_s,
-            answer,
+            OutcomeUnknown,
         )
-        self._wire.note("append", self.node.name, f"{log}#{expected_seq + 1}", data)
-        self.node.leave(self, len(data), append.set_out)
-        what = f"an append to {log} after {expected_seq}"
-        return await self._wait(answer, timeout_s, what, OutcomeUnknown)
 
     async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
         """See `Bus.read`."""
@@ -225,79 +75,153 @@ class MemoryBus:
 
         def start() -> Follower:
             target = self._server.logs.get(log)
-            return Follower(self._wire, self.node, target, from_seq, handler)
+            return Follower(self._wire, self.node, target, from_seq, hand)
 
+        hand = in_this_process(handler)
         follower = await self._call(f"following {log}", start, log=True)
         # Only now: whoever was told of a time-out must not be handed entries later.
         self._followers = [*(f for f in self._followers if not f.closed), follower]
         follower.start()
         return follower
 
+    async def log_info(self, log: str) -> LogInfo:
+        """See `Bus.log_info`."""
+        return await self._call(
+            f"looking at {log}", lambda: self._server.logs.info(log, self.node.name), log=True
+        )
+
+    async def purge(self, log: str, below_seq: int) -> None:
+        """See `Bus.purge`; faults befall it as they do appends."""
+        self._check_open()
+        await self._write(
+            "purge",
+            # Not in order with appends: a server takes it in by another way.
+            f"{log} purge",
+            f"{log}#{below_seq}",
+            b"",
+            lambda: self._server.logs.purge(log, below_seq, self.node.name),
+            f"purging {log}",
+            self._server.call_timeout_s,
+            BusTimeout,
+        )
+
+    # --- records ---
+
+    async def create_records(self, name: str, max_age_s: float) -> None:
+        """See `Bus.create_records`; raises `BusTimeout`, `BadInput`."""
+        check_record_age(max_age_s)
+        await self._call(
+            f"creating {name}", lambda: self._server.records.create(name, max_age_s), log=True
+        )
+
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+        """See `Bus.put_record`; faults befall it as they do appends."""
+        check_record_key(key)
+        self._check_open()
+        check_size(self._server.max_payload, f"{name}.{key}", data, {"Nats-Expected-Stream": name})
+        await self._write(
+            "record",
+            name,
+            f"{name}.{key}",
+            data,
+            lambda: self._server.records.put(name, key, data, self.node.name),
+            f"putting a record to {name}.{key}",
+            timeout_s,
+            OutcomeUnknown,
+        )
+
+    async def get_records(self, name: str, key: str) -> list[bytes]:
+        """See `Bus.get_records`."""
+        check_record_key(key)
+        return await self._call(
+            f"reading {name}.{key}", lambda: self._server.records.get(name, key), log=True
+        )
+
+    async def storage(self) -> Storage:
+        """See `Bus.storage`."""
+        return await self._call("looking at the storage", self._server.disk.figures, log=True)
+
+    # --- clock and shared state ---
+
     async def server_time(self) -> float:
         """See `Bus.server_time`; raises `BusTimeout`."""
-        return await self._call("the server's time", self._server.wall, log=True)
 
-    # --- shared state ---
+        def tell() -> float:
+            self._server.known_state()
+            for hook in self._server.on_look:
+                self._wire.guard(hook, self.node.name)
+            return self._server.wall()
+
+        return await self._call("the server's time", tell, log=True)
+
+    async def open_state(self) -> None:
+        """See `Bus.open_state`; raises `BusTimeout`.  A world begins with its state made."""
+        await self._call("opening the shared state", self._open_state, log=True)
+
+    def _open_state(self) -> None:
+        server = self._server
+        if server.state is not None:
+            return
+        names = server.logs.names()
+        if names:
+            raise StateMissing(
+                f"the shared state is gone, but there are logs ({', '.join(names)}): restore it, "
+                "or delete the logs, too"
+            )
+        server.state = {}
 
     async def state_get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `BusTimeout`."""
-        return await self._call(f"reading {key}", lambda: self._server.state.get(key), log=True)
+        return await self._call(
+            f"reading {key}", lambda: self._server.known_state().get(key), log=True
+        )
 
     async def state_create(self, key: str, value: bytes) -> bool:
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
         check_size(self._server.max_payload, key, value)
 
         def create() -> bool:
-            if key in self._server.state:
+            state = self._server.known_state()
+            if key in state:
                 return False
-            self._server.state[key] = value
+            self._server.disk.take(f"creating {key}", len(key) + len(value))
+            state[key] = value
             self._wire.note("state", self.node.name, key, value)
             return True
 
         return await self._call(f"creating {key}", create, log=True)
 
-    async def close(self) -> None:
-        """See `Bus.close`.  What is still waited for fails; what is still buffered is lost."""
-        if self._closed:
-            return
-        self._closed = True
-        self._wire.note("close", self.node.name, self._sender)
-        self.deafen()
-        for receiver in list(self._receivers.values()):
-            self._forget(receiver)
-        self._stop_followers()
-        self._buffer.clear()
-        self.node.connections.remove(self)
-        if self.node.dead:
-            return
-        for answer, error in list(self._pending.items()):
-            settle(answer, error(f"the connection of {self._sender} was closed meanwhile"))
+    async def _write(
+        self,
+        kind: str,
+        order: str,
+        label: str,
+        data: bytes,
+        perform: Callable[[], T],
+        what: str,
+        timeout_s: float,
+        unknown: type[BusError],
+    ) -> T:
+        """Have the server change something that lasts, with the faults that befall it."""
+        if not self.node.connected:
+            self._check_buffer(len(data))
+        answer: asyncio.Future[T] = self._wire.loop.create_future()
+        write = Write(
+            self._wire,
+            self.node,
+            self._last_arrival_s,
+            kind,
+            order,
+            label,
+            perform,
+            timeout_s,
+            answer,
+        )
+        self._wire.note(kind, self.node.name, label, data)
+        self.node.leave(self, len(data), write.set_out)
+        return await self._wait(answer, timeout_s, what, unknown)
 
     # --- for the node ---
-
-    def buffer(self, size: int, waiting: Waiting) -> None:
-        """Keep what is sent while disconnected; `BusUnavailable` when there is no room."""
-        self._check_buffer(size)
-        if self._closed:
-            return
-        self._buffered += size
-        self._buffer.append(waiting)
-
-    def listen(self) -> None:
-        """Connected again: subscribe again, then send the buffer."""
-        for receiver in self._receivers.values():
-            self._switch.subscribe(receiver)
-        self._buffered = 0
-        while self._buffer:
-            callback, args = self._buffer.popleft()
-            self._wire.guard(callback, *args)
-
-    def deafen(self) -> None:
-        """The server has dropped the connection and its subscriptions."""
-        for receiver in self._receivers.values():
-            self._switch.unsubscribe(receiver)
-        if self.node.dead:
-            self._stop_followers()
 
     def catch_up(self) -> None:
         """The logs are within reach again."""
@@ -308,73 +232,3 @@ class MemoryBus:
         for follower in self._followers:
             follower.stop()
         self._followers.clear()
-
-    # --- waiting for the server ---
-
-    async def _call(
-        self,
-        what: str,
-        serve: Callable[[], T],
-        *,
-        log: bool = False,
-        error: type[BusError] = BusTimeout,
-    ) -> T:
-        """Have the server do something, and wait for what it returns or raises."""
-        self._check_open()
-        answer: asyncio.Future[T] = self._wire.loop.create_future()
-        self.node.leave(self, 0, self._call_sets_out, serve, answer, log)
-        return await self._wait(answer, self._server.call_timeout_s, what, error)
-
-    def _call_sets_out(
-        self, serve: Callable[[], object], answer: asyncio.Future[Any], log: bool
-    ) -> None:
-        delay_s = self._wire.between(self._wire.faults.latency_s)
-        self._wire.later(delay_s, self._call_arrives, self.node.link, serve, answer, log)
-
-    def _call_arrives(
-        self, link: int, serve: Callable[[], object], answer: asyncio.Future[Any], log: bool
-    ) -> None:
-        if not self.node.reaches(link, log):
-            return
-        outcome: object
-        try:
-            outcome = serve()
-        except BusError as error:
-            outcome = error
-        delay_s = self._wire.between(self._wire.faults.latency_s)
-        self._wire.later(delay_s, self._call_returns, link, outcome, answer, log)
-
-    def _call_returns(
-        self, link: int, outcome: object, answer: asyncio.Future[Any], log: bool
-    ) -> None:
-        if self.node.reaches(link, log):
-            self.node.enter(settle, answer, outcome)
-
-    async def _wait(
-        self, answer: asyncio.Future[T], timeout_s: float, what: str, error: type[BusError]
-    ) -> T:
-        def give_up() -> None:
-            if not answer.done():
-                self._wire.note("timeout", self.node.name, what)
-                answer.set_exception(error(f"{what}: no answer within {timeout_s} s"))
-
-        timer = self._wire.later(timeout_s, self.node.enter, give_up)
-        self._pending[answer] = error
-        try:
-            return await answer
-        finally:
-            timer.cancel()
-            self._pending.pop(answer, None)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BusUnavailable(f"the connection of {self._sender} is closed")
-        if self.node.dead:
-            raise BusUnavailable(f"the node {self.node.name} has crashed")
-
-    def _check_buffer(self, size: int) -> None:
-        if self._buffered + size > self._server.buffer_max:
-            raise BusUnavailable(
-                f"{self._sender} is not connected and its buffer of {self._server.buffer_max} "
-                "bytes is full; try again once it is connected"
-            )

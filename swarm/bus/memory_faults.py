@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from swarm.bus.memory_process import Freezer
 from swarm.errors import BadConfig
 
 #: A range (least, most); the value is drawn evenly from it.
@@ -40,7 +41,7 @@ class Faults:
     delay: float = 0.0
     delay_s: Range = (0.001, 1.0)
 
-    # Logs: appends.
+    # Logs: appends, and in the same way purges and records.
 
     #: From an append to its answer; the entry is stored somewhere in between.
     append_latency_s: Range = (0.0005, 0.002)
@@ -133,6 +134,8 @@ class Wire:
         self.faults = faults
         self.trace = trace
         self._context = contextvars.Context()
+        #: The loop, if it can stop the processes that run on it.
+        self.freezer = self.loop if isinstance(self.loop, Freezer) else None
 
     def at(self, when_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call back at a time of the loop's clock."""
@@ -143,6 +146,10 @@ class Wire:
     ) -> asyncio.TimerHandle:
         """Call back after a delay."""
         return self.loop.call_at(self.loop.time() + delay_s, callback, *args, context=self._context)
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call back in the loop's next round."""
+        self.loop.call_soon(callback, *args, context=self._context)
 
     def between(self, values: Range) -> float:
         """A value drawn evenly from a range."""

@@ -1,20 +1,32 @@
-"""The logs of a memory world: fence, appends under way, faulty reads, followers."""
+"""The logs of a memory world: fence, purges, faulty reads."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
-from swarm.bus.base import Entry, EntryHandler
-from swarm.bus.memory_faults import TICK_S, Wire
-from swarm.bus.memory_node import Node, settle
-from swarm.errors import AppendRefused, BusError, LogMissing
+from swarm.bus.base import Entry, LogInfo
+from swarm.bus.memory_disk import Disk
+from swarm.bus.memory_faults import Wire
+from swarm.errors import AppendRefused, LogMissing, StorageFull
 
 #: Called with the log, the entry as stored, and the node that sent it ("" if injected).
 AppendHook = Callable[[str, Entry, str], None]
+#: Called with the log, its oldest sequence kept, and the node that purged it.
+PurgeHook = Callable[[str, int, str], None]
 
-#: Entries that a follower is handed in one go.
-FOLLOW_CHUNK = 16
+
+#: What a server keeps of an entry beside its subject and data, the headers of an append
+#: among it.
+ENTRY_BYTES = 130
+
+
+class Wakes(Protocol):
+    """Whoever wants to know of new entries."""
+
+    def wake(self) -> None:
+        """There may be something new."""
+        ...
 
 
 class MemoryLog:
@@ -22,24 +34,79 @@ class MemoryLog:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: The entry with sequence n is at n - 1.
+        self.followers: list[Wakes] = []
+        #: What the entries may take (0: no limit of its own).
+        self.bytes_max = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Be as new."""
+        self.first_seq = 1
+        #: The entry with sequence n is at n - `first_seq`.
         self.entries: list[Entry] = []
-        self.followers: list[Follower] = []
+        #: What the entries take.
+        self.bytes = 0
+        #: The last sequence at the latest purge: every replica that has heard of that purge
+        #: has all entries up to here.
+        self.purged_at = 0
+
+    @property
+    def last_seq(self) -> int:
+        """Of the newest entry ever stored; 0 when there was none."""
+        return self.first_seq + len(self.entries) - 1
+
+    def entry(self, seq: int) -> Entry:
+        """The entry at `seq`, which is neither purged nor still to come."""
+        assert seq >= self.first_seq, f"{self.name}: {seq} was purged"
+        return self.entries[seq - self.first_seq]
+
+    def size_of(self, data: bytes) -> int:
+        """What an entry takes, about as on a real server's disk."""
+        return ENTRY_BYTES + len(self.name) + len(data)
+
+    def drop_below(self, seq: int) -> int:
+        """Purge; returns how many entries went."""
+        count = min(max(seq - self.first_seq, 0), len(self.entries))
+        if not count:
+            return 0
+        self.bytes -= sum(self.size_of(entry.data) for entry in self.entries[:count])
+        self.purged_at = self.last_seq
+        del self.entries[:count]
+        self.first_seq += count
+        return count
 
 
 class Logs:
     """All logs of a world.  `wall` is the server's clock, in seconds since the epoch."""
 
-    def __init__(self, wire: Wire, wall: Callable[[], float]) -> None:
+    def __init__(self, wire: Wire, wall: Callable[[], float], disk: Disk) -> None:
         self.on_append: list[AppendHook] = []
+        self.on_purge: list[PurgeHook] = []
         self._wire = wire
         self._wall = wall
+        self._disk = disk
         self._logs: dict[str, MemoryLog] = {}
+        self._deleted: dict[str, MemoryLog] = {}
 
-    def create(self, log: str) -> None:
+    def create(self, log: str, max_bytes: int) -> None:
         """Make the log unless it exists."""
         if log not in self._logs:
-            self._logs[log] = MemoryLog(log)
+            # Who followed a log that was deleted follows its successor.
+            before = self._deleted.pop(log) if log in self._deleted else None
+            target = self._logs[log] = before if before is not None else MemoryLog(log)
+            target.bytes_max = max_bytes
+
+    def delete(self, log: str) -> None:
+        """Forget the log, as if it had never been; raises `LogMissing`."""
+        target = self._deleted[log] = self.get(log)
+        del self._logs[log]
+        self._disk.give(target.bytes)
+        target.clear()
+        self._wire.note("deleted", "", log)
+
+    def names(self) -> list[str]:
+        """Of all logs."""
+        return sorted(self._logs)
 
     def get(self, log: str) -> MemoryLog:
         """The log; raises `LogMissing`."""
@@ -50,18 +117,35 @@ class Logs:
             raise LogMissing(f"{log}: no such log; there are: {known}") from None
 
     def append(self, log: str, data: bytes, expected_seq: int, node: str) -> int:
-        """Store an entry if the log's last sequence is `expected_seq`."""
-        actual = len(self.get(log).entries)
+        """Store an entry if the log's last sequence is `expected_seq` and there is room."""
+        target = self.get(log)
+        actual = target.last_seq
         if actual != expected_seq:
             self._wire.note("refused", node, log, f"expected {expected_seq}, is at {actual}")
             raise AppendRefused(log, expected_seq, actual)
-        return self.store(log, data, node)
+        try:
+            self._take(target, data)
+        except StorageFull as full:
+            self._wire.note("refused", node, log, full)
+            raise
+        return self._store(target, data, node)
 
-    def store(self, log: str, data: bytes, node: str) -> int:
-        """Store an entry past the fence; returns its sequence."""
-        target = self.get(log)
-        entry = Entry(len(target.entries) + 1, data, self._wall())
+    def inject(self, log: str, data: bytes) -> int:
+        """Store an entry past the fence and all limits; returns its sequence."""
+        self._disk.used += self.get(log).size_of(data)
+        return self._store(self.get(log), data, "")
+
+    def _take(self, target: MemoryLog, data: bytes) -> None:
+        size = target.size_of(data)
+        if target.bytes_max and target.bytes + size > target.bytes_max:
+            raise StorageFull(f"{target.name}: {target.bytes} of {target.bytes_max} bytes are used")
+        self._disk.take(f"an append to {target.name}", size)
+
+    def _store(self, target: MemoryLog, data: bytes, node: str) -> int:
+        log = target.name
+        entry = Entry(target.last_seq + 1, data, self._wall())
         target.entries.append(entry)
+        target.bytes += target.size_of(data)
         self._wire.note("stored", node, f"{log}#{entry.seq}", data)
         for hook in self.on_append:
             self._wire.guard(hook, log, entry, node)
@@ -69,16 +153,33 @@ class Logs:
             follower.wake()
         return entry.seq
 
+    def purge(self, log: str, below_seq: int, node: str) -> None:
+        """Drop all entries below `below_seq`; no change when they are gone."""
+        target = self.get(log)
+        before = target.bytes
+        count = target.drop_below(below_seq)
+        self._disk.give(before - target.bytes)
+        self._wire.note("purged", node, log, f"{count} entries, from {target.first_seq} on")
+        if count:
+            for hook in self.on_purge:
+                self._wire.guard(hook, log, target.first_seq, node)
+
+    def info(self, log: str, node: str) -> LogInfo:
+        """As the bus does; a server that lags says less than there is."""
+        target = self.get(log)
+        end = self._end(target, node)
+        newer = target.entries[end + 1 - target.first_seq :]
+        size = target.bytes - sum(target.size_of(entry.data) for entry in newer)
+        return LogInfo(target.first_seq, end, size, target.bytes_max)
+
     def read(self, log: str, from_seq: int, limit: int, node: str) -> list[Entry]:
         """As the bus does, with the faults of reading."""
-        entries = self.get(log).entries
+        target = self.get(log)
+        end = self._end(target, node)
+        start = max(from_seq, target.first_seq)
+        stop = min(start + max(limit, 0), end + 1)
+        found = target.entries[start - target.first_seq : max(stop - target.first_seq, 0)]
         wire, faults = self._wire, self._wire.faults
-        end = len(entries)
-        if wire.chance(faults.read_lag):
-            end = max(0, end - 1 - wire.rng.randrange(faults.lag_max))
-            wire.note("read lags", node, log, f"to {end} of {len(entries)}")
-        start = max(from_seq, 1) - 1
-        found = entries[start : min(start + limit, end)]
         if len(found) >= 2 and wire.chance(faults.gap):
             # The last one stays: without it this would be a lag and no gap.
             lost_from = wire.rng.randrange(len(found) - 1)
@@ -88,161 +189,11 @@ class Logs:
             del found[lost_from : lost_from + lost]
         return found
 
-
-class Append:
-    """One append on its way to the log and back."""
-
-    __slots__ = (
-        "_answer",
-        "_data",
-        "_expected_seq",
-        "_expires_s",
-        "_last_arrival_s",
-        "_log",
-        "_logs",
-        "_node",
-        "_wire",
-    )
-
-    def __init__(
-        self,
-        logs: Logs,
-        wire: Wire,
-        node: Node,
-        last_arrival_s: dict[str, float],
-        log: str,
-        data: bytes,
-        expected_seq: int,
-        timeout_s: float,
-        answer: asyncio.Future[int],
-    ) -> None:
-        self._logs = logs
-        self._wire = wire
-        self._node = node
-        #: By log, of the same connection: what it sends arrives in the order it sent it.
-        self._last_arrival_s = last_arrival_s
-        self._log = log
-        self._data = data
-        self._expected_seq = expected_seq
-        self._expires_s = wire.loop.time() + timeout_s
-        self._answer = answer
-
-    def set_out(self) -> None:
-        """It has left its node: decide its fate."""
-        wire, faults, link = self._wire, self._wire.faults, self._node.link
-        if wire.chance(faults.append_lost):
-            self._note("append lost")
-            return
-        now_s = wire.loop.time()
-        if wire.chance(faults.append_late):
-            late_s = max(self._expires_s, now_s) + wire.between(faults.late_s) + TICK_S
-            self._note("append late", f"until {late_s:.6f}")
-            wire.at(late_s, self._arrive_late)
-            return
-        took_s = wire.between(faults.append_latency_s)
-        arrival_s = max(
-            now_s + took_s * wire.rng.random(),
-            self._last_arrival_s.get(self._log, 0.0) + TICK_S,
-        )
-        self._last_arrival_s[self._log] = arrival_s
-        wire.at(arrival_s, self._arrive, link, max(now_s + took_s, arrival_s))
-
-    def _arrive(self, link: int, answer_s: float) -> None:
-        if not self._node.reaches(link, log=True):
-            self._note("append lost", "on a cut connection")
-            return
-        outcome = self._store()
-        if self._wire.chance(self._wire.faults.ack_lost):
-            self._note("ack lost", outcome)
-            return
-        self._wire.at(answer_s, self._return, link, outcome)
-
-    def _arrive_late(self) -> None:
-        # It was waiting somewhere in the network or server, so it comes from nobody's
-        # connection any more and nobody gets the answer.
-        self._note("append lands", self._store())
-
-    def _store(self) -> int | BusError:
-        try:
-            return self._logs.append(self._log, self._data, self._expected_seq, self._node.name)
-        except BusError as error:
-            return error
-
-    def _return(self, link: int, outcome: int | BusError) -> None:
-        if not self._node.reaches(link, log=True):
-            self._note("ack lost", "on a cut connection")
-            return
-        self._node.enter(settle, self._answer, outcome)
-
-    def _note(self, kind: str, more: object = "") -> None:
-        self._wire.note(kind, self._node.name, f"{self._log}#{self._expected_seq + 1}", more)
-
-
-class Follower:
-    """A running `follow`: hands the log's entries on, in order and each at most once."""
-
-    def __init__(
-        self, wire: Wire, node: Node, log: MemoryLog, from_seq: int, handler: EntryHandler
-    ) -> None:
-        self._wire = wire
-        self._node = node
-        self._log = log
-        self._next_seq = max(from_seq, 1)
-        self._handler = handler
-        self._woken = False
-        self.closed = False
-
-    def start(self) -> None:
-        """Begin to follow."""
-        self._log.followers.append(self)
-        self.wake()
-
-    async def unsubscribe(self) -> None:
-        """Stop; safe to call twice."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop at once."""
-        if self.closed:
-            return
-        self.closed = True
-        if self in self._log.followers:
-            self._log.followers.remove(self)
-
-    def wake(self) -> None:
-        """There may be something new: look a little later."""
-        if self._woken or self.closed:
-            return
-        self._woken = True
-        wire, faults = self._wire, self._wire.faults
-        delay_s = wire.between(faults.latency_s)
-        if wire.chance(faults.read_lag):
-            delay_s += wire.between(faults.lag_s)
-        wire.later(delay_s, self._look)
-
-    def _look(self) -> None:
-        self._woken = False
-        node = self._node
-        if self.closed or node.dead or not node.reaches(node.link, log=True):
-            return  # it is woken again once the log is within reach
-        wire, faults, entries = self._wire, self._wire.faults, self._log.entries
-        for _ in range(FOLLOW_CHUNK):
-            if self._next_seq <= len(entries) and wire.chance(faults.gap):
-                self._lose(1 + wire.rng.randrange(faults.gap_max))
-            if self._next_seq > len(entries):
-                return
-            entry = entries[self._next_seq - 1]
-            self._next_seq += 1
-            node.enter(self._hand, entry)
-        self.wake()
-
-    def _lose(self, count: int) -> None:
-        first = self._next_seq
-        self._next_seq = min(first + count, len(self._log.entries) + 1)
-        lost = f"{first} to {self._next_seq - 1}"
-        self._wire.note("follow gap", self._node.name, self._log.name, lost)
-
-    def _hand(self, entry: Entry) -> None:
-        if not self.closed:
-            self._wire.note("follow", self._node.name, f"{self._log.name}#{entry.seq}")
-            self._wire.guard(self._handler, entry)
+    def _end(self, target: MemoryLog, node: str) -> int:
+        """The last sequence that whichever replica answers has got to."""
+        wire, faults, last_seq = self._wire, self._wire.faults, target.last_seq
+        if not wire.chance(faults.read_lag):
+            return last_seq
+        end = max(last_seq - 1 - wire.rng.randrange(faults.lag_max), target.purged_at)
+        wire.note("read lags", node, target.name, f"to {end} of {last_seq}")
+        return end

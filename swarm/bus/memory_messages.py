@@ -59,6 +59,7 @@ class Switch:
 
     def __init__(self, wire: Wire) -> None:
         self.on_publish: list[PublishHook] = []
+        self.on_arrive: list[DeliverHook] = []
         self.on_deliver: list[DeliverHook] = []
         self._wire = wire
         self._routes: Routes[Receiver] = Routes()
@@ -126,10 +127,15 @@ class Switch:
         wire.at(arrival_s, self._arrive, receiver, link, message)
 
     def _arrive(self, receiver: Receiver, link: int, message: Message) -> None:
-        if receiver.node.reaches(link, log=False):
-            receiver.node.enter(self._hand, receiver, message)
+        node = receiver.node
+        if not node.reaches(link, log=False):
+            self._wire.note("lost", node.name, message.subject, "on a cut connection")
+        elif node.full:
+            self._wire.note("lost", node.name, message.subject, "the receiver is too slow")
         else:
-            self._wire.note("lost", receiver.node.name, message.subject, "on a cut connection")
+            for hook in self.on_arrive:
+                self._wire.guard(hook, node.name, message.subject, message.data)
+            node.enter(self._hand, receiver, message)
 
     def _hand(self, receiver: Receiver, message: Message) -> None:
         if receiver.closed:

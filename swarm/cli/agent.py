@@ -26,9 +26,11 @@ def add_parser(subparsers: Any) -> None:
         "agent",
         help="run an agent: a Python handler or any program",
         description="Take work items of some types and do them until SIGTERM.  A program gets "
-        "the item as JSON on stdin and its fields in SWARM_* variables; lines `progress 40 text` "
-        "on its stdout are reported, its last line that is JSON is the result, exit code 0 means "
-        "done, and the end of its stderr says why not.",
+        "the item as JSON on stdin and its fields in SWARM_* variables; exit code 0 means done, "
+        "its last line that is JSON is the result, and the end of its stderr says why not.  Lines "
+        "of its stdout that mean something: `progress 40 text`, `checkpoint JSON`, `wait [TIME] "
+        "JSON` (then exit 0: the item waits for an answer), `retry TIME` and `give-up` (then exit "
+        "with another code).  SIGTERM means that it is to stop.  See docs/agents.md.",
     )
     parser.add_argument(
         "--type",

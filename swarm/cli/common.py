@@ -7,8 +7,10 @@ import asyncio
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +20,12 @@ from swarm.cli.quick import import_lean
 from swarm.errors import BadInput, NoAnswer, Refusal
 from swarm.hosting.runfile import find_run
 from swarm.messages import NULL, TOKEN_PATTERN
+from swarm.sdk.durations import parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from swarm.sdk.client import Swarm
-
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|)$")
-_UNIT_S = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86_400}
 
 #: How long a command goes on trying to get an answer, unless told otherwise.
 TIMEOUT_S = 30.0
@@ -36,10 +36,24 @@ TIMEOUT_S = 30.0
 
 def duration(text: str) -> float:
     """Seconds from ``30``, ``30s``, ``500ms``, ``5m``, ``1.5h`` or ``1d``."""
-    match = _DURATION.match(text)
-    if match is None:
+    duration_s = parse_duration(text)
+    if duration_s is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 30s, 5m, 1h or 1d")
-    return float(match[1]) * _UNIT_S[match[2]]
+    return duration_s
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 from ``2h`` (from now) or ``2030-01-31T12:00`` (here, without an
+    offset)."""
+    duration_s = parse_duration(text)
+    if duration_s is not None:
+        return time.time() + duration_s
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; write 2030-01-31T12:00 (or with +01:00), or 2h for in two hours"
+        ) from None
 
 
 def token(text: str) -> str:
@@ -190,6 +204,11 @@ def print_json(value: object) -> None:
     """One JSON value on one line of stdout."""
     sys.stdout.write(msgspec.json.encode(value).decode())
     sys.stdout.write("\n")
+
+
+def flush() -> None:
+    """What was printed goes out now, to a pipe, too."""
+    sys.stdout.flush()
 
 
 def note(line: str) -> None:

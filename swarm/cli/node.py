@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from swarm.cli import common, settings
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from swarm.hosting import node
     from swarm.hosting.process import run as run_loop
 
+    store_dir = os.environ.get("SWARM_STORE_DIR", "").strip()
     plan = node.NodePlan(
         node_id=args.id,
         roles=tuple(role for text in args.role for role in text.split(",")),
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         http_host=None if args.no_http else args.http_host,
         http_port=read.http_port,
         connect_s=args.connect_timeout,
+        store_dir=Path(store_dir) if store_dir else None,
     )
     node.log.info("settings", file=str(path) if path else "none, only the environment")
     run_loop(node.serve(node.Node(plan), with_stdin=args.with_stdin))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
 from swarm.errors import SwarmError
-from swarm.messages import Description, ShardStats
+from swarm.messages import STATUSES, Description, ShardStats
+
+#: Statuses that are shown even if no item is in them.
+ALWAYS = ("queued", "claimed", "completed", "dead")
+
+#: From this part on, a storage that fills is shown as a problem.
+STORAGE_SHOWN = 0.8
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,6 +55,10 @@ async def _status(args: argparse.Namespace) -> int:
                 "shards": shards,
                 "counts": counts,
                 "submitted": sum(shard.submitted for shard in shards),
+                "conservation": sum(shard.conservation for shard in shards),
+                "archived": sum(shard.archived for shard in shards),
+                "log_bytes": sum(shard.log_bytes for shard in shards),
+                "live_bytes": sum(shard.live_bytes for shard in shards),
                 "problems": problems,
             }
         )
@@ -71,6 +81,12 @@ def _problems_of_coordinators(described: Description, unowned: list[int]) -> lis
         f"{beat.coordinator} cannot open shard {number}: {why}"
         for beat in described.coordinators
         for number, why in beat.closed.items()
+    ]
+    problems += [
+        f"{beat.coordinator}: the storage is {beat.storage:.0%} full; near its limit submits are "
+        "refused until there is room (docs/operations.md)"
+        for beat in described.coordinators
+        if beat.storage >= STORAGE_SHOWN
     ]
     if unowned:
         listed = ", ".join(str(number) for number in unowned)
@@ -101,8 +117,10 @@ def _print(described: Description, shards: list[ShardStats], counts: dict[str, i
         f"swarm {described.prefix!r}: {map_.shard_count} shards by {map_.shard_key} "
         f"({map_.shard_distribution}), {len(described.coordinators)} coordinators"
     )
-    listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     console.print(f"items: {listed or 'none'}")
+    if shards:
+        console.print(_sums(shards))
     console.print()
     console.print(_coordinators(described))
     if shards:
@@ -110,33 +128,68 @@ def _print(described: Description, shards: list[ShardStats], counts: dict[str, i
         console.print(_shards(shards))
 
 
+def _sums(shards: list[ShardStats]) -> str:
+    archived = sum(shard.archived for shard in shards)
+    logs = size(sum(shard.log_bytes for shard in shards))
+    off = sum(shard.conservation for shard in shards)
+    adds_up = "all items are accounted for" if not off else f"counts are off by {off}"
+    return (
+        f"conservation: {off} ({adds_up}); logs: {logs}; finished items in the records only: "
+        f"{archived}"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def _coordinators(described: Description) -> Any:
     from rich.table import Table
 
     table = Table("COORDINATOR", box=None, pad_edge=False, header_style="bold")
-    for column in ("SESSIONS", "SHARDS", "READY", "IDLE"):
+    for column in ("SESSIONS", "SHARDS", "STANDBY", "BEHIND", "READY", "IDLE"):
         table.add_column(column, justify="right")
     for beat in described.coordinators:
         table.add_row(
             beat.coordinator + (" (draining)" if beat.draining else ""),
             str(beat.sessions),
             str(len(beat.owns)),
+            str(len(beat.standby)),
+            _behind(beat.standby.values()),
             str(sum(beat.ready.values())),
             str(sum(beat.idle.values())),
         )
     return table
 
 
+def _behind(standbys: Collection[float]) -> str:
+    """By how much the slowest of these standbys may be behind."""
+    if not standbys:
+        return "-"
+    return "unknown" if min(standbys) < 0 else f"{max(standbys):.1f} s"
+
+
 def _shards(shards: list[ShardStats]) -> Any:
     from rich.table import Table
 
-    states = list(dict.fromkeys(state for shard in shards for state in shard.counts))
+    # Always in the order of a work life; columns of nothing but zeros tell nothing.
+    found = [status for shard in shards for status, count in shard.counts.items() if count]
+    states: list[str] = [status for status in STATUSES if status in found or status in ALWAYS]
+    states += [status for status in dict.fromkeys(found) if status not in STATUSES]
     table = Table("SHARD", box=None, pad_edge=False, header_style="bold")
     table.add_column("OWNER", no_wrap=True)
-    for column in ("EPOCH", "ENTRIES", "SUBMITTED", *(state.upper() for state in states)):
+    heads = ("EPOCH", "ENTRIES", "LOG", "SUBMITTED", *(state.upper() for state in states))
+    for column in (*heads, "ARCHIVED"):
         table.add_column(column, justify="right")
     for shard in sorted(shards, key=lambda shard: shard.shard):
-        numbers = [shard.epoch, shard.as_of, shard.submitted]
-        numbers += [shard.counts.get(state, 0) for state in states]
-        table.add_row(str(shard.shard), shard.coordinator, *(str(number) for number in numbers))
+        entries = f"{shard.first_seq}-{shard.as_of}" if shard.first_seq > 1 else str(shard.as_of)
+        cells = [shard.shard, shard.coordinator, shard.epoch, entries, size(shard.log_bytes)]
+        cells += [shard.submitted, *(shard.counts.get(state, 0) for state in states)]
+        table.add_row(*map(str, (*cells, shard.archived)))
     return table

@@ -9,6 +9,7 @@ from swarm.core.checks import read_item, too_large
 from swarm.core.sharding import shard_of
 from swarm.errors import Refusal
 from swarm.messages import ErrorBody, NewItem, ShardMap, ShardSubmit, Submit, SubmitResult
+from swarm.subjects import shard_of_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -31,6 +32,7 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
+            _check_dependencies(item, map_.shard_count)
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
             admitted.refused.append(SubmitResult(index, error=error))
@@ -54,3 +56,13 @@ def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
     if len(canonical) > item_bytes_max:
         raise too_large(f"the item has {len(canonical)} bytes", item_bytes_max)
     return item, canonical
+
+
+def _check_dependencies(item: NewItem, shard_count: int) -> None:
+    for name in item.dependencies:
+        if shard_of_id(name) >= shard_count:
+            raise Refusal(
+                "bad_request",
+                f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}; "
+                "an item can depend on items that exist already",
+            )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from swarm.core.handling import (
     AgentRules,
@@ -25,54 +25,32 @@ from swarm.core.handling import (
     Done,
     Effect,
     Failed,
+    Kept,
     Outcome,
     Reattach,
     Refused,
     Start,
     Stopped,
+    Waiting,
 )
+from swarm.core.held import LOST, Held, Key
 from swarm.core.outbox import Outbox
-from swarm.core.texts import cut_text, text_bytes
 from swarm.messages import (
+    NULL,
     Ack,
     Assignment,
     Attached,
-    Complete,
     Control,
     ErrorBody,
-    Fail,
     Heartbeat,
     ItemCommand,
     Next,
     Progress,
-    Release,
     Work,
 )
 
 #: A coordinator silent for this many heartbeats is taken for lost.
 SILENT_HEARTBEATS = 3
-#: Longest failure message and progress note, in bytes; what is longer is cut.
-TEXT_BYTES_MAX = 8192
-
-#: Codes that say: this claim has ended.
-LOST = frozenset({"stale_token", "not_holder", "not_claimed", "already_finished", "unknown_item"})
-
-Key = tuple[str, str]
-
-
-class _Held(Struct):
-    """One assignment."""
-
-    key: Key
-    item_bytes: int
-    #: This claim has ended while the handler ran: nothing will be said of it any more.
-    stopped: bool = False
-    #: Why the item is handed back if its handler stops; empty: it was not asked to.
-    handback: str = ""
-    note_bytes: int = 0
-    #: Command id of the progress under way, and the newest that waits behind it.
-    progress_sent: str = ""
-    progress_next: Progress | None = None
 
 
 class AgentCore:
@@ -88,8 +66,8 @@ class AgentCore:
         self.heartbeat_s = 0.0
         #: Assignments that have arrived in this session, copies included.
         self.received = 0
-        self.held: dict[Key, _Held] = {}
-        self.running: dict[Key, _Held] = {}
+        self.held: dict[Key, Held] = {}
+        self.running: dict[Key, Held] = {}
         self.draining = False
         #: Why this session takes no more work for good; empty: it does.
         self.superseded = ""
@@ -140,6 +118,8 @@ class AgentCore:
         match control.kind:
             case "stop":
                 return self._stop((control.work_item_id, control.token), control.reason)
+            case "cancel":
+                return self._asked_to_stop(control)
             case "superseded":
                 self.supersede(control.reason or "another process uses this agent id")
                 return []
@@ -147,6 +127,14 @@ class AgentCore:
                 return self.lost_coordinator(control.reason or "the coordinator asks for it")
             case _:
                 assert_never(control.kind)
+
+    def _asked_to_stop(self, control: Control) -> list[Effect]:
+        """The item is not wanted any more; told again and again until the claim ends."""
+        held = self.running.get((control.work_item_id, control.token))
+        if held is None or held.stopped or held.handback:
+            return []
+        held.handback = control.reason or "it was cancelled"
+        return [Cancel(*held.key, held.handback, "asked", control.grace_s)]
 
     def supersede(self, reason: str) -> None:
         """This session takes no more work, for good; what is held is finished."""
@@ -170,7 +158,7 @@ class AgentCore:
         for key, held in self.running.items():
             if not held.stopped and not held.handback:
                 held.handback = reason
-                effects.append(Cancel(*key, reason))
+                effects.append(Cancel(*key, reason, "leaving"))
         return effects
 
     # --- work --------------------------------------------------------------------------------
@@ -189,13 +177,13 @@ class AgentCore:
         key = (assignment.work_item_id, assignment.token)
         if key in self.held or key in self.running or key in self._recent:
             return []
-        held = self.held[key] = _Held(key, len(memoryview(assignment.item)))
+        held = self.held[key] = Held.of(assignment, self.rules.item_bytes_max)
         leaving = self.draining or self.superseded
         if not leaving and len(self.running) < self.rules.concurrency:
             self.running[key] = held
             return [Start(assignment)]
         why = "the agent is leaving" if leaving else "no free slot"
-        self.outbox.say(Release(self._new_id(), *key, why), now)
+        self.outbox.say(held.release(self._new_id, why), now)
         return []
 
     def ended(self, work_item_id: str, token: str, outcome: Outcome, now: float) -> None:
@@ -203,15 +191,18 @@ class AgentCore:
         held = self.running.pop((work_item_id, token))
         if held.stopped:
             return
-        self._last_progress(held, now)
+        # An outcome that says what to keep needs no report that says it, too.
+        self._last_progress(held, now, with_checkpoint=isinstance(outcome, Failed))
         match outcome:
             case Done():
-                self.outbox.say(self._complete(held, outcome.result), now)
+                self.outbox.say(held.complete(self._new_id, outcome.result), now)
             case Failed():
-                self.outbox.say(self._fail(held, outcome.error), now)
+                self.outbox.say(held.fail(self._new_id, outcome), now)
+            case Waiting():
+                self.outbox.say(held.wait(self._new_id, outcome), now)
             case Stopped():
                 why = held.handback or "its handler was cancelled"
-                self.outbox.say(Release(self._new_id(), *held.key, why), now)
+                self.outbox.say(held.release(self._new_id, why), now)
             case _:
                 assert_never(outcome)
 
@@ -219,14 +210,21 @@ class AgentCore:
         self, work_item_id: str, token: str, percent: float, note: str, now: float
     ) -> None:
         """A running handler reports; one report an item is under way, the newest one waits."""
-        assert 0 <= percent <= 100, "the handler's context checks it"
         held = self.running.get((work_item_id, token))
         if held is None or held.stopped:
             return
-        note = cut_text(note, min(TEXT_BYTES_MAX, self.rules.item_bytes_max - held.item_bytes))
-        held.progress_next = Progress(self._new_id(), work_item_id, token, percent, note)
-        if not held.progress_sent:
-            self._say_progress(held, now)
+        held.report(percent, note)
+        self._say_progress(held, now)
+
+    def checkpoint(
+        self, work_item_id: str, token: str, number: int, checkpoint: Raw, now: float
+    ) -> None:
+        """A running handler leaves something for whoever goes on: goes along with a report."""
+        held = self.running.get((work_item_id, token))
+        if held is None or held.stopped:
+            return
+        held.keep(number, checkpoint)
+        self._say_progress(held, now)
 
     # --- what to send ------------------------------------------------------------------------
 
@@ -277,41 +275,22 @@ class AgentCore:
         self._believed = self.slots()
         return self._number
 
-    # --- what to say of an item --------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------
 
-    def _say_progress(self, held: _Held, now: float) -> None:
-        report, held.progress_next = held.progress_next, None
-        if report is None:
-            return
-        held.progress_sent = report.command_id
-        held.note_bytes = text_bytes(report.note)
-        self.outbox.say(report, now)
+    def _say_progress(self, held: Held, now: float) -> None:
+        if held.reports and not held.progress_sent:
+            self.outbox.say(held.progress(self._new_id), now)
 
-    def _last_progress(self, held: _Held, now: float) -> None:
+    def _last_progress(self, held: Held, now: float, *, with_checkpoint: bool) -> None:
         """Before an outcome: the newest report goes along once, no report is repeated."""
-        self._forget_progress(held)
-        self._say_progress(held, now)
-        self._forget_progress(held)
-
-    def _forget_progress(self, held: _Held) -> None:
         self.outbox.forget(held.progress_sent)
-        held.progress_sent = ""
-
-    def _complete(self, held: _Held, result: Raw) -> ItemCommand:
-        size = len(memoryview(result))
-        limit = self.rules.item_bytes_max
-        if held.item_bytes + held.note_bytes + size <= limit:
-            return Complete(self._new_id(), *held.key, result)
-        return self._fail(
-            held,
-            f"the handler's result has {size} bytes, which is too large: with its own "
-            f"{held.item_bytes} bytes and its note the item may have {limit}; store the result "
-            "elsewhere and return a reference, or raise max_payload on the NATS server",
-        )
-
-    def _fail(self, held: _Held, error: str) -> Fail:
-        room = self.rules.item_bytes_max - held.item_bytes - held.note_bytes
-        return Fail(self._new_id(), *held.key, cut_text(error, min(room, TEXT_BYTES_MAX)))
+        # Its answer will not be looked at: the outcome's tells the same.
+        held.progress_sent, held.number_sent = "", 0
+        if held.reports or (with_checkpoint and held.unsettled() != NULL):
+            held.reports = True
+            report = held.progress(self._new_id, with_checkpoint=with_checkpoint)
+            self.outbox.say(report, now)
+            self.outbox.forget(report.command_id)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -328,7 +307,8 @@ class AgentCore:
         key = command.work_item_id, command.token
         if isinstance(command, Progress):
             return self._progress_answered(self.running[key], command, error, now)
-        lesser = self._lesser(self.held[key], command, error)
+        held = self.held[key]
+        lesser = None if error is None else held.lesser(self._new_id, command, error)
         if lesser is None:
             self._let_go(key)
         else:
@@ -336,29 +316,16 @@ class AgentCore:
         return [] if error is None else [Refused(command, error)]
 
     def _progress_answered(
-        self, held: _Held, command: Progress, error: ErrorBody | None, now: float
+        self, held: Held, command: Progress, error: ErrorBody | None, now: float
     ) -> list[Effect]:
-        held.progress_sent = ""
+        number = held.progress_answered()
         if error is not None and error.code in LOST:
             return [Refused(command, error), *self._stop(held.key, error.message)]
+        effects: list[Effect] = [] if error is None else [Refused(command, error)]
+        if number:
+            effects.append(Kept(*held.key, number, error))
         self._say_progress(held, now)
-        return [] if error is None else [Refused(command, error)]
-
-    def _lesser(
-        self, held: _Held, command: ItemCommand, error: ErrorBody | None
-    ) -> ItemCommand | None:
-        """What to say instead of a refused outcome, so that the item does not stay held."""
-        if error is None or error.code in LOST:
-            return None
-        match command:
-            case Complete():
-                return self._fail(held, f"the result was refused: {error.code}: {error.message}")
-            case Fail() if command.error:
-                return Fail(self._new_id(), *held.key, "")
-            case Release() if command.reason:
-                return Release(self._new_id(), *held.key, "")
-            case _:
-                return None
+        return effects
 
     def _stop(self, key: Key, reason: str) -> list[Effect]:
         """The claim has ended elsewhere; an outcome under way gets its own answer."""
@@ -366,8 +333,9 @@ class AgentCore:
         if held is None or held.stopped:
             return []
         held.stopped = True
-        held.progress_next = None
-        self._forget_progress(held)
+        held.reports = False
+        self.outbox.forget(held.progress_sent)
+        held.progress_sent = ""
         self._let_go(key)
         return [Cancel(*key, reason)]
 

@@ -12,8 +12,9 @@ from typing import assert_never
 import msgspec
 from msgspec import Raw
 
-from swarm.errors import Refusal
-from swarm.messages import PRIORITIES, Complete, Fail, ItemCommand, NewItem, Progress, Release
+from swarm.errors import BadInput, Refusal
+from swarm.messages import PRIORITIES, Complete, Fail, ItemCommand, NewItem, Progress, Release, Wait
+from swarm.subjects import parse_item_id
 
 #: Arrays and objects within each other.  Decoders recurse: Python's stack of 1000 must
 #: hold these, the log entry around them and whoever reads it.
@@ -34,12 +35,11 @@ def read_item(raw: Raw | bytes) -> NewItem:
         raise Refusal("bad_request", explain(str(error))) from error
     except msgspec.DecodeError as error:
         raise Refusal("bad_request", f"not valid JSON: {error}") from error
-    if item.dependencies:
-        raise Refusal(
-            "unsupported",
-            "dependencies are not acted on by this version, so an item with dependencies is "
-            "refused rather than run too early; submit it once the others have completed",
-        )
+    for name in item.dependencies:
+        try:
+            parse_item_id(name)
+        except BadInput as error:
+            raise Refusal("bad_request", f"dependencies: {error}") from error
     return item
 
 
@@ -101,13 +101,15 @@ def command_text_bytes(command: ItemCommand) -> int:
     """Bytes that the command's own text takes in a message or a log."""
     match command:
         case Complete():
-            return len(memoryview(command.result))
+            return stored_bytes(command.result)
         case Fail():
             return stored_bytes(command.error)
         case Release():
-            return stored_bytes(command.reason)
+            return stored_bytes(command.reason) + stored_bytes(command.checkpoint)
         case Progress():
-            return stored_bytes(command.note)
+            return stored_bytes(command.note) + stored_bytes(command.checkpoint)
+        case Wait():
+            return stored_bytes(command.waits_for) + stored_bytes(command.checkpoint)
         case _:
             assert_never(command)
 

@@ -7,12 +7,17 @@ and tells three cases apart, alike for every reader:
 - the next link: fold it;
 - *foreign*: no entry of ours, or one that its fence should have stopped; skipped and
   counted, it changes nothing;
-- a *gap*: something was missed; start over.  Sequences have no holes (nothing is ever
-  deleted from a log), so a hole in what was read is a gap even when the next entry is
-  foreign: skipping on from it could pass over an entry of ours.
+- a *gap*: something was missed; start over.  Sequences have no holes (logs are purged from
+  the front only), so a hole in what was read is a gap even when the next entry is foreign:
+  skipping on from it could pass over an entry of ours.
+
+A log that was purged begins in the middle of its chain: a reader that begins there takes
+the first entry of ours as it is.
 
 An entry that claims to be ours and cannot be decoded closes the shard: skipping it
-would lose what it says.
+would lose what it says.  So does one that is damaged so badly that it does not even claim
+to be ours, as soon as the next link names it as the one before: whoever wrote that had
+folded it, and nobody of ours ever names an entry that was foreign.
 """
 
 from __future__ import annotations
@@ -25,9 +30,16 @@ from msgspec import Struct
 from swarm.errors import Undecodable
 from swarm.messages import LogEntry, Opened
 
-#: Of the entries this version writes.
-FORMAT = 1
+#: Of the entries this version writes, once every live coordinator can read them.
+FORMAT = 2
+#: What it reads.
+FORMATS = (1, 2)
 _MAGIC = b'{"swarm":'
+#: With this near its beginning, an entry is ours even if its first bytes are damaged.
+_MARK = b'"incarnation":"'
+_MARK_WITHIN = 64
+#: Foreign entries since the last link that are remembered.
+_STRANGERS_MAX = 10_000
 
 _decoder = msgspec.json.Decoder(LogEntry)
 _encoder = msgspec.json.Encoder()
@@ -50,6 +62,11 @@ def encode_entry(entry: LogEntry) -> bytes:
 def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
     """The entry, None for a foreign one; raises `Undecodable` for a broken one of ours."""
     if not data.startswith(_MAGIC):
+        if _MARK in data[:_MARK_WITHIN]:
+            raise Undecodable(
+                f"{log}: entry {seq} is ours but its beginning is damaged; restore the entry from "
+                "a replica or backup (or run the newer version that wrote it)"
+            )
         return None
     try:
         entry = _decoder.decode(data)
@@ -58,10 +75,10 @@ def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
             f"{log}: entry {seq} is ours but cannot be decoded ({error}); it may come from a newer "
             "version: run that version, or restore the entry from a replica or backup"
         ) from error
-    if entry.swarm != FORMAT:
+    if entry.swarm not in FORMATS:
         raise Undecodable(
-            f"{log}: entry {seq} has format {entry.swarm}, this version reads {FORMAT}; "
-            "run the version that wrote it, or a newer one"
+            f"{log}: entry {seq} has format {entry.swarm}, this version reads "
+            f"{', '.join(map(str, FORMATS))}; run the version that wrote it, or a newer one"
         )
     return entry
 
@@ -81,28 +98,54 @@ class LogPosition(Struct):
     now: float = 0.0
     map_version: int = 0
     foreign: int = 0
+    #: Where the reader began, which is where the log did.
+    first: int = 1
+    #: Entries since `last` that do not even look like ours.
+    strangers: list[int] = []
+
+    @classmethod
+    def before(cls, log: str, first_seq: int) -> LogPosition:
+        """The position of a reader of a log that begins with `first_seq`."""
+        assert first_seq > 0, "sequences begin with 1"
+        return cls(log, at=first_seq - 1, first=first_seq)
 
     def advance(self, seq: int, entry: LogEntry | None) -> Link:
-        """Take the entry at `seq` (None: not ours) and say what it is."""
+        """Take the entry at `seq` (None: not ours) and say what it is.
+
+        Raises `Undecodable` when the entry shows that one before it is damaged.
+        """
         if seq <= self.at:
             return Link.OLD
         if seq != self.at + 1:
             return Link.GAP
         if entry is None:
+            self.strangers.append(seq)
+            del self.strangers[:-_STRANGERS_MAX]
             return self._skip(seq)
         known = not self.incarnation or entry.incarnation == self.incarnation
         # Without a hole nothing was missed: an entry that continues what is no link of
         # the chain (a leaked one, or none at all) is as foreign as what it continues.
-        if not known or entry.previous != self.last or not self._next_of_chain(entry):
+        if known and entry.previous in self.strangers:
+            raise Undecodable(
+                f"{self.log}: entry {entry.previous} is damaged: entry {seq} follows it as one of "
+                "ours, and it does not look like one; restore it from a replica or backup"
+            )
+        if not known or not self._next_of_chain(entry):
             return self._skip(seq)
         assert entry.now >= self.now, f"{self.log}: time went backwards at {seq}"
         self.at = self.last = seq
+        self.strangers.clear()
         self.incarnation, self.epoch, self.owner = entry.incarnation, entry.epoch, entry.owner
         self.batch, self.now, self.map_version = entry.batch, entry.now, entry.map_version
         return Link.OURS
 
     def _next_of_chain(self, entry: LogEntry) -> bool:
         """Whether this owner may write this entry here."""
+        if self.last == 0 and self.first > 1:
+            # What came before was purged: there is nothing to hold it against.
+            return entry.previous < self.first
+        if entry.previous != self.last:
+            return False
         opens = bool(entry.events) and isinstance(entry.events[0], Opened)
         if opens:
             return entry.epoch == self.epoch + 1 and entry.batch == 0

@@ -24,3 +24,8 @@ def is_uuid7(text: str) -> bool:
 def uuid7_ms(text: str) -> int:
     """When the id was made, milliseconds since the epoch."""
     return int(text[:8] + text[9:13], 16)
+
+
+def command_order(command_id: str) -> int:
+    """Milliseconds since the epoch at which the command was made; 0 if its id tells none."""
+    return uuid7_ms(command_id) if is_uuid7(command_id) else 0

@@ -13,23 +13,32 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
-from swarm.core.work import Item
-from swarm.messages import PRIORITIES
+from swarm.messages import PRIORITIES, Item
 
 
 class _Lane:
-    """Numbers of the ready items of one work type and priority, smallest first."""
+    """Numbers of the items of one work type and priority, the smallest first.
 
-    __slots__ = ("fresh", "head", "returned", "score")
+    Some may be stale: items that have left the lane other than by its head.
+    """
 
-    def __init__(self) -> None:
-        #: In order of submission, which is the order of numbers.
+    __slots__ = ("fresh", "head", "rank", "returned", "score")
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        #: Those that came in the order of their numbers.
         self.fresh: deque[int] = deque()
-        #: Items handed back: a heap, as they return in any order.
+        #: The others: a heap.
         self.returned: list[int] = []
-        #: The smallest number of both, 0 when there is none, and its item's score.
+        #: The smallest number of a ready item, 0 when there is none, and its score.
         self.head = 0
         self.score = 0.0
+
+    def add(self, number: int) -> None:
+        if not self.fresh or number > self.fresh[-1]:
+            self.fresh.append(number)
+        else:
+            heappush(self.returned, number)
 
     def smallest(self) -> int:
         """The smallest number of both, 0 when there is none."""
@@ -37,10 +46,12 @@ class _Lane:
             return self.returned[0]
         return self.fresh[0] if self.fresh else 0
 
-    def pop(self) -> int:
-        if self.returned and self.returned[0] == self.head:
-            return heappop(self.returned)
-        return self.fresh.popleft()
+    def pop(self, number: int) -> None:
+        """Remove the smallest number, which is `number`."""
+        if self.returned and self.returned[0] == number:
+            heappop(self.returned)
+        else:
+            self.fresh.popleft()
 
     def __iter__(self) -> Iterator[int]:
         yield from self.returned
@@ -59,21 +70,12 @@ class Lanes:
         self.ready: dict[str, int] = {}
 
     def add(self, item: Item) -> None:
-        """A newly submitted item, with a number above all before."""
+        """A queued item takes the place that its number gives it."""
         lane = self._lane(item)
-        assert not lane.fresh or lane.fresh[-1] < item.number, "numbers grow with submission"
-        lane.fresh.append(item.number)
-        self.ready[item.work_type] += 1
-        if not lane.head:
-            self._set_head(lane, item.rank, item.number)
-
-    def give_back(self, item: Item) -> None:
-        """An item that was claimed returns to the place that its number gives it."""
-        lane = self._lane(item)
-        heappush(lane.returned, item.number)
+        lane.add(item.number)
         self.ready[item.work_type] += 1
         if not lane.head or item.number < lane.head:
-            self._set_head(lane, item.rank, item.number)
+            self._set_head(lane, item)
 
     def best(self, work_types: Iterable[str]) -> int | None:
         """The number of the item to claim first among these types, or None."""
@@ -89,27 +91,49 @@ class Lanes:
                     best, best_score = head, score
         return best or None
 
-    def take(self, item: Item) -> None:
-        """Remove `item`, which must head its lane: claims only ever take heads."""
+    def remove(self, item: Item) -> None:
+        """`item` is not queued any more, or about to change its lane.
+
+        Only heads are looked for: another one is left in its place, stale, and passed
+        over when the lane comes to it.
+        """
         lane = self._lane(item)
-        assert lane.head == item.number, f"item {item.number} does not head its lane"
-        lane.pop()
+        assert self.ready[item.work_type] > 0, f"item {item.number} was not ready"
         self.ready[item.work_type] -= 1
-        self._set_head(lane, item.rank, lane.smallest())
+        if lane.head == item.number:
+            lane.pop(item.number)
+            self._next_head(lane, item)
 
     def __iter__(self) -> Iterator[int]:
-        for lanes in self._lanes.values():
+        """Numbers of the ready items."""
+        for work_type, lanes in self._lanes.items():
             for lane in lanes:
-                yield from lane
+                for number in dict.fromkeys(lane):
+                    if self._is_ready(number, work_type, lane.rank):
+                        yield number
 
-    def _set_head(self, lane: _Lane, rank: int, number: int) -> None:
-        lane.head = number
-        if number:
-            lane.score = self._items[number].submitted_at + rank * self._ageing_s
+    def _next_head(self, lane: _Lane, left: Item) -> None:
+        while number := lane.smallest():
+            if number != left.number and self._is_ready(number, left.work_type, lane.rank):
+                self._set_head(lane, self._items[number])
+                return
+            lane.pop(number)
+        lane.head = 0
+
+    def _is_ready(self, number: int, work_type: str, rank: int) -> bool:
+        item = self._items.get(number)
+        if item is None or item.rank != rank or item.work_type != work_type:
+            return False
+        return item.hold is None and item.end is None and item.pause is None
+
+    def _set_head(self, lane: _Lane, item: Item) -> None:
+        lane.head = item.number
+        lane.score = item.submitted_at + lane.rank * self._ageing_s
 
     def _lane(self, item: Item) -> _Lane:
         lanes = self._lanes.get(item.work_type)
         if lanes is None:
-            lanes = self._lanes[item.work_type] = tuple(_Lane() for _ in PRIORITIES)
+            lanes = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
+            self._lanes[item.work_type] = lanes
             self.ready[item.work_type] = 0
         return lanes[item.rank]

@@ -4,6 +4,9 @@ Leases are not in the log: an owner that opens a shard starts all of them in ful
 restarts them in full whenever it could not commit or hear its agents for a while, so
 that trouble of NATS or of an owner is never charged to an agent.
 
+Two clocks: a heartbeat says that the agent lives, and renews the lease; only a report of
+progress says that the work advances, which some items demand.
+
 A heartbeat lists what its agent holds.  Exactly the listed items are renewed; an item
 that its agent should hold but does not list never reached it: it is sent once more,
 then given up.
@@ -21,11 +24,22 @@ UNLISTED_RESEND = 2
 UNLISTED_RELEASE = 4
 
 
+#: Fewer silent sessions than this can always be a coincidence.
+MASS_SESSIONS = 3
+
+NEVER = float("inf")
+
+
 class _Lease(Struct, gc=False):
     lease_s: float
     deadline: float
     #: Heartbeats of the holder, since it was assigned, that did not list the item.
     unlisted: int = 0
+    #: A claim without progress for this long ends; 0: it may take its time.
+    progress_s: float = 0.0
+    progress_by: float = NEVER
+    #: Nothing was heard of the holder since everybody was out of reach.
+    unheard: bool = False
 
 
 class Missing(Struct, frozen=True):
@@ -44,10 +58,14 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def start(self, number: int, lease_s: float, now: float) -> None:
-        """The item was claimed."""
+    def __contains__(self, number: int) -> bool:
+        return number in self._leases
+
+    def start(self, number: int, lease_s: float, now: float, progress_s: float = 0.0) -> None:
+        """The item was claimed; with `progress_s`, its work must be seen to advance, too."""
         assert lease_s > 0, "a lease of no length lapses before it is heard of"
-        self._leases[number] = _Lease(lease_s, now + lease_s)
+        lease = self._leases[number] = _Lease(lease_s, now + lease_s, progress_s=progress_s)
+        _await_progress(lease, now)
 
     def end(self, number: int) -> None:
         """The item is not held any more."""
@@ -59,6 +77,14 @@ class Leases:
         if lease is not None:
             lease.deadline = now + lease.lease_s
             lease.unlisted = 0
+            lease.unheard = False
+
+    def progressed(self, number: int, now: float) -> None:
+        """Its holder said that the work advances."""
+        self.renew(number, now)
+        lease = self._leases.get(number)
+        if lease is not None:
+            _await_progress(lease, now)
 
     def heartbeat(self, held: Iterable[int], listed: Collection[int], now: float) -> Missing:
         """A session that holds `held` by the log sent a heartbeat listing `listed`."""
@@ -78,10 +104,43 @@ class Leases:
         return missing
 
     def restart(self, now: float) -> None:
-        """Start every lease anew, in full."""
+        """Start every lease anew, in full: nobody could be heard for a while."""
         for lease in self._leases.values():
             lease.deadline = now + lease.lease_s
+            lease.unheard = True
+            _await_progress(lease, now)
 
     def lapsed(self, now: float) -> list[int]:
         """Items whose lease has run out, in order of number."""
         return sorted(number for number, lease in self._leases.items() if lease.deadline < now)
+
+    def is_unheard(self, number: int) -> bool:
+        """Whether the holder may not have found its way back since that trouble."""
+        return self._leases[number].unheard
+
+    def is_mass(self, held: Iterable[Iterable[int]], now: float) -> bool:
+        """Whether so many sessions have fallen silent together that it is no agent's fault.
+
+        `held`: the items of each session.  Silent: nothing was heard of the session for
+        half of its lease time.  Two out of three agents that die alone are no mass.
+        """
+        sessions = silent = 0
+        for numbers in held:
+            leases = [self._leases[number] for number in numbers if number in self._leases]
+            if leases:
+                sessions += 1
+                silent += all(one.deadline - now < one.lease_s / 2 for one in leases)
+        return silent >= MASS_SESSIONS and 2 * silent > sessions
+
+    def stalled(self, now: float) -> list[int]:
+        """Items whose agents live and make no progress, in order of number."""
+        return sorted(
+            number
+            for number, lease in self._leases.items()
+            if lease.progress_by < now <= lease.deadline
+        )
+
+
+def _await_progress(lease: _Lease, now: float) -> None:
+    if lease.progress_s:
+        lease.progress_by = now + lease.progress_s

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from swarm.core.checks import stored_bytes
 from swarm.core.shard import Shard
-from swarm.core.work import Item, view
-from swarm.errors import BadInput, Refusal
-from swarm.messages import ItemPage, List, ShardStats, WorkItem
+from swarm.core.work import view, weight
+from swarm.errors import BadInput, NotInMemory, Refusal
+from swarm.messages import STATUSES, Item, ItemPage, List, ShardStats
 from swarm.subjects import parse_item_id
 
-_STATUSES = ("queued", "claimed", "completed", "dead")
 #: What an item takes in a page besides its own texts.
 _ITEM_BYTES = 400
 #: Items looked at for one page: whoever owns the shard does nothing else meanwhile.
@@ -17,7 +16,7 @@ LOOKED_AT_MAX = 10_000
 
 
 def find(shard: Shard, work_item_id: str) -> Item:
-    """This item of this shard; refuses an unknown one."""
+    """This item of this shard; refuses an unknown one, `NotInMemory` for an archived one."""
     try:
         number_of_shard, number = parse_item_id(work_item_id)
     except BadInput as error:
@@ -27,22 +26,19 @@ def find(shard: Shard, work_item_id: str) -> Item:
             "bad_request",
             f"work item {work_item_id} is in shard {number_of_shard}, this is shard {shard.number}",
         )
-    found = shard.items.get(number)
+    found = shard.items.get(number) or shard.thawed.get(number)
+    if found is None and 0 < number < shard.next_number:
+        raise NotInMemory(number)
     if found is None:
         raise Refusal("unknown_item", f"there is no work item {work_item_id}")
     return found
 
 
-def item(shard: Shard, number: int) -> WorkItem:
-    """The item for readers; the sequence as of which it is true is set when sent."""
-    return view(shard.items[number], shard.number, 0)
-
-
 def check_query(query: List) -> None:
     """Refuse a query for what there is not."""
-    if query.status and query.status not in _STATUSES:
+    if query.status and query.status not in STATUSES:
         raise Refusal(
-            "bad_request", f"unknown status {query.status!r}; one of {', '.join(_STATUSES)}"
+            "bad_request", f"unknown status {query.status!r}; one of {', '.join(STATUSES)}"
         )
 
 
@@ -52,14 +48,16 @@ def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
     One item is shown however large it is.  A page may be empty and yet not the last.
     """
     assert bytes_max > 0, "an empty page would never end"
-    found = ItemPage([])
+    found = ItemPage([], archived=sum(shard.archived.values()))
     size = 0
     first = max(query.after, 0) + 1
     for number in range(first, shard.next_number):
         if number - first >= LOOKED_AT_MAX:
             found.after = number - 1
             break
-        candidate = shard.items[number]
+        candidate = shard.items.get(number)
+        if candidate is None:
+            continue
         if query.status and candidate.status != query.status:
             continue
         if query.work_type and candidate.work_type != query.work_type:
@@ -74,18 +72,21 @@ def page(shard: Shard, query: List, bytes_max: int) -> ItemPage:
 
 def _shown_bytes(candidate: Item) -> int:
     """At most what the item takes in a page."""
-    size = _ITEM_BYTES + len(memoryview(candidate.spec))
+    size = _ITEM_BYTES + weight(candidate)
     hold, end = candidate.hold, candidate.end
     if end is not None:
         hold = end.hold
-        size += stored_bytes(end.result) + stored_bytes(end.error)
     if hold is not None:
         size += stored_bytes(hold.agent) + stored_bytes(hold.note)
+    if candidate.story is not None:
+        size += sum(200 + stored_bytes(one.error) for one in candidate.story.history)
+    if candidate.pause is not None:
+        size += stored_bytes(candidate.pause.what)
     return size
 
 
 def stats(shard: Shard) -> ShardStats:
-    """Counts of the shard, from a walk over its items."""
+    """Counts of the shard, and what the latest walk over its items has found."""
     return ShardStats(
         shard=shard.number,
         coordinator=shard.coordinator,
@@ -94,6 +95,9 @@ def stats(shard: Shard) -> ShardStats:
         counts=shard.counts(),
         ready={work_type: count for work_type, count in shard.lanes.ready.items() if count},
         submitted=shard.submitted,
-        conservation=shard.conservation(),
+        conservation=shard.walked.off,
+        walked_at=shard.walked.seq,
         foreign=0,
+        archived=sum(shard.archived.values()),
+        live_bytes=shard.live_bytes,
     )

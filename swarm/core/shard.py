@@ -1,41 +1,61 @@
 """The state of a shard: what its log says, folded.
 
-`Shard.apply` is the only code that changes it.  The owner applies an event the moment
-it decides it (`swarm.core.decide`); anyone else applies it when reading it from the
-log; both end in the same state.  If the owner's append fails, its state is dropped
-whole: nothing is ever undone.
+`Shard.apply` is the only code that changes it (with `swarm.core.upkeep`, which folds the
+events of compaction).  The owner applies an event the moment it decides it
+(`swarm.core.decide`); anyone else applies it when reading it from the log; both end in
+the same state.  If the owner's append fails, its state is dropped whole: nothing is ever
+undone.
 
 Invariants (checked by `validate`):
 
-- conservation: every item ever submitted is queued, claimed, completed or dead, and
-  the event counters agree with a walk over the items;
-- an item is in exactly one lane iff it is queued;
+- conservation: every item ever submitted is queued, scheduled, blocked, waiting, claimed,
+  completed, dead, cancelled or archived, and the event counters agree with a walk over
+  the items;
+- an item is ready in exactly one lane iff it is queued;
 - a held item's fence is the item's fence, and its session index entry exists.
+
+A log that was purged begins in the middle: until the first `Marked` event that covers its
+beginning the state is not `complete`, and events about items not stated yet pass by.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from sys import intern
 from typing import Any, get_args
 
-import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
+from swarm.core import upkeep
 from swarm.core.dedupe import DedupeWindow
-from swarm.core.ids import is_uuid7, uuid7_ms
+from swarm.core.ids import command_order
 from swarm.core.lanes import Lanes
-from swarm.core.work import RANK, End, Hold, Item, make_token
+from swarm.core.life import LIFE
+from swarm.core.tally import Tally, Walked
+from swarm.core.timers import Timers
+from swarm.core.trail import Trail
+from swarm.core.work import RANK, Spec, read_spec, story_of, unresolved, untold, weight
 from swarm.messages import (
-    Claimed,
-    Completed,
-    Died,
+    ENDED,
+    STATUSES,
+    Accepted,
+    Archived,
+    Copied,
+    Dependency,
+    Due,
     Event,
+    Hold,
+    Item,
+    Keyed,
+    Marked,
     Opened,
-    Priority,
-    Progressed,
-    Released,
+    Pause,
+    Remembered,
     Status,
     Submitted,
+    Taken,
 )
 
 
@@ -48,130 +68,192 @@ class ShardRules(Struct, frozen=True, kw_only=True):
     dedupe_count: int = 1_000_000
     #: Most bytes of an item: as submitted, plus result or error and note.
     item_bytes_max: int = 262_144
+    #: Attempts charged before an item is dead, unless it says otherwise.
+    max_attempts: int = 3
+    #: Pause after a first failed attempt, doubled with each up to the longest.
+    backoff_s: float = 1.0
+    backoff_max_s: float = 3600.0
+    #: After this many agents died with it, an item is dead whatever attempts it has left.
+    quarantine_deaths: int = 3
+    #: How long an item waits for an answer, unless it says otherwise.
+    wait_s: float = 604_800.0
+    #: How long a holder has to stop when the deadline of its item has passed.
+    grace_s: float = 10.0
 
 
-class _Spec(Struct, gc=False):
-    """What a shard reads of a `NewItem`."""
-
-    work_type: str
-    priority: Priority = "medium"
-    idempotency_key: str = ""
-    lease_s: float = 0.0
-
-
-class Accepted(Struct, frozen=True, gc=False):
-    """Answer to a submit: (index, number) of its items."""
-
-    numbers: list[tuple[int, int]]
-
-
-class Taken(Struct, frozen=True, gc=False):
-    """Answer to a command about item `number` under `fence`."""
-
-    number: int
-    fence: int
-    #: The verb, to tell a repetition from the reuse of an id for something else.
-    kind: str
-
-
-_spec_decoder = msgspec.json.Decoder(_Spec)
+def digest(spec: Raw) -> int:
+    """63 bits of an item's content, to tell whether a key is used for the same again."""
+    return int.from_bytes(blake2b(spec, digest_size=8).digest()) >> 1
 
 
 class Shard:
     """See the module's docstring.  Read freely; change only by `apply`."""
 
-    def __init__(self, number: int, rules: ShardRules) -> None:
+    def __init__(self, number: int, rules: ShardRules, first_seq: int = 1) -> None:
         self.number = number
         self.rules = rules
+        #: Where the log begins, and whether all that was before is known again.
+        self.first_seq = first_seq
+        self.complete = first_seq <= 1
+        #: Sequence of the entry whose events are applied, or one before it.
+        self.seq = first_seq - 1
+        #: Of that entry: the owner's clock, and its nonce.
+        self.now = 0.0
+        self.nonce = ""
         self.items: dict[int, Item] = {}
+        #: Archived items that somebody asked for; not part of the state.
+        self.thawed: dict[int, Item] = {}
         self.lanes = Lanes(self.items, rules.ageing_s)
-        self.commands: DedupeWindow[Accepted | Taken] = DedupeWindow(
-            rules.dedupe_window_s, rules.dedupe_count
-        )
-        #: Item numbers by idempotency key.
-        self.keys: DedupeWindow[int] = DedupeWindow(rules.dedupe_window_s, rules.dedupe_count)
+        self.timers = Timers(self.items)
+        window = rules.dedupe_window_s, rules.dedupe_count
+        self.commands: DedupeWindow[Accepted | Taken] = DedupeWindow(*window, command_order)
+        #: Items by idempotency key.
+        self.keys: DedupeWindow[Keyed] = DedupeWindow(*window)
         #: Numbers of the held items by (agent, session).
         self.held: dict[tuple[str, str], dict[int, None]] = {}
+        #: Items that wait for dependencies, and ended ones whose dependents must be told.
+        self.blocked: dict[int, None] = {}
+        self.untold: dict[int, None] = {}
+        #: Ended items by how they ended, in the order of their ends; some have gone since.
+        self.finished: dict[Status, deque[int]] = {status: deque() for status in ENDED}
+        self.trail = Trail(self.items)
+        #: Items by status, and what the latest walk over them has found.
+        self.tally = Tally(self.items)
+        self.walked = Walked()
         self.next_number = 1
         #: By event, independent of `items`: the other side of the conservation check.
         self.submitted = 0
-        self.ended: dict[Status, int] = {"completed": 0, "dead": 0}
+        self.ended: dict[Status, int] = dict.fromkeys(ENDED, 0)
+        self.archived: dict[Status, int] = dict.fromkeys(ENDED, 0)
+        #: Roughly what a log without history would take.
+        self.live_bytes = 0
+        #: Where the last mark was made, and what it needs.
+        self.marked = 0
+        self.needs = first_seq
         self.coordinator = ""
 
     # --- the only changes ------------------------------------------------------
 
     def apply(self, event: Event, now: float, nonce: str) -> None:
-        """Fold one event of an entry with this `now` and owner nonce."""
-        _APPLY[type(event)](self, event, now, nonce)
+        """Fold one event of entry `self.seq`, with the entry's `now` and owner nonce."""
+        self.now, self.nonce = now, nonce
+        life = LIFE.get(type(event))
+        if life is None:
+            _APPLY[type(event)](self, event)
+            return
+        number: int = getattr(event, "n")  # noqa: B009 - events of items have it
+        item = self.items.get(number)
+        if item is not None:
+            weighed, before = weight(item), item.status
+            life(self, item, event)
+            self.live_bytes += weight(item) - weighed
+            if item.status != before:
+                self.tally.moved(number, before, item.status)
+            return
+        assert not self.complete, f"{event} is about an item that there is not"
+        upkeep.pass_by(self, event)
 
-    def _opened(self, event: Opened, now: float, nonce: str) -> None:
+    def _opened(self, event: Opened) -> None:
         self.coordinator = event.coordinator
 
-    def _completed(self, event: Completed, now: float, nonce: str) -> None:
-        self._ended(event.n, event.fence, End("completed", now, _NO_HOLD, result=event.result))
-
-    def _died(self, event: Died, now: float, nonce: str) -> None:
-        self._ended(event.n, event.fence, End("dead", now, _NO_HOLD, error=event.error))
-
-    def _submitted(self, event: Submitted, now: float, nonce: str) -> None:
-        assert event.first == self.next_number, "items are numbered without holes"
+    def _submitted(self, event: Submitted) -> None:
+        assert event.first == self.next_number or not self.complete, "numbered without holes"
         number = event.first
         for raw in event.items:
-            spec = _spec_decoder.decode(raw)
-            item = Item(number, raw, spec.work_type, RANK[spec.priority], now, spec.lease_s)
-            self.items[number] = item
-            self.lanes.add(item)
-            if spec.idempotency_key:
-                self.keys.put(spec.idempotency_key, 0, number, now)
+            # A copy: a view would keep the whole entry in memory as long as any of its items.
+            self._add_new(number, raw.copy(), read_spec(raw))
             number += 1
         self.submitted += number - event.first
         self.next_number = number
-        indexes = event.indexes or range(len(event.items))
-        numbers = list(zip(indexes, range(event.first, number), strict=True)) + event.known
-        self._remember(event.command_id, Accepted(numbers), now)
+        accepted = Accepted(
+            event.first, len(event.items), event.indexes, event.known, event.clashes
+        )
+        self.remember(event.command_id, accepted)
 
-    def _claimed(self, event: Claimed, now: float, nonce: str) -> None:
-        item = self.items[event.n]
-        assert item.hold is None, f"item {event.n} is held already"
-        assert item.end is None, f"item {event.n} has ended"
-        assert event.fence == item.fence + 1, "fences grow by one with every claim"
-        self.lanes.take(item)
-        item.fence = event.fence
-        item.attempt += 1
-        token = make_token(event.fence, nonce, event.session)
-        item.hold = Hold(event.agent, event.session, event.fence, token, now, event.lease_s)
-        holder = (event.agent, event.session)
+    def _add_new(self, number: int, raw: Raw, spec: Spec) -> None:
+        work_type = intern(spec.work_type)
+        item = Item(number, raw, work_type, RANK[spec.priority], self.now, spec.lease_s)
+        if spec.dependencies:
+            story_of(item).depends = {name: Dependency() for name in spec.dependencies}
+        self.insert(item)
+        if spec.dependencies:
+            self.pause(item, Pause("blocked"))
+        else:
+            self.schedule(item, spec.not_before)
+        self.tally.added(item)
+        if spec.deadline:
+            self.timers.add(spec.deadline, number)
+        if spec.idempotency_key:
+            keyed = Keyed(number, digest(raw))
+            self.keys.put(spec.idempotency_key, keyed, self.now, self.seq)
+
+    def _due(self, event: Due) -> None:
+        for number in event.n:
+            item = self.items.get(number)
+            if item is None:
+                assert not self.complete, f"item {number} is due, and there is none"
+                continue
+            weighed, before = weight(item), item.status
+            self.resume(item)
+            self.live_bytes += weight(item) - weighed
+            self.tally.moved(number, before, item.status)
+
+    # --- steps that events are made of ---------------------------------------------
+
+    def insert(self, item: Item) -> None:
+        """The log states this item whole, for the first time in what is read."""
+        item.seq = 0
+        self.items[item.number] = item
+        self.trail.stated(item, self.seq)
+        self.live_bytes += weight(item)
+
+    def drop(self, item: Item) -> None:
+        """The item is not part of the state any more."""
+        del self.items[item.number]
+        self.tally.removed(item)
+        self.live_bytes -= weight(item)
+
+    def schedule(self, item: Item, until: float) -> None:
+        """Queue an item that nobody holds, or pause it until its time."""
+        if until > self.now:
+            self.pause(item, Pause("scheduled", until))
+        else:
+            item.pause = None
+            self.lanes.add(item)
+
+    def pause(self, item: Item, pause: Pause) -> None:
+        """The item cannot be claimed for now."""
+        assert item.hold is None, f"item {item.number} is held"
+        item.pause = pause
+        if pause.until:
+            self.timers.add(pause.until, item.number)
+        if pause.status == "blocked":
+            self.blocked[item.number] = None
+
+    def resume(self, item: Item) -> None:
+        """What kept the item from being claimed is over."""
+        assert item.pause is not None, f"item {item.number} is not paused"
+        item.pause = None
+        self.blocked.pop(item.number, None)
+        self.lanes.add(item)
+
+    def hold(self, item: Item, hold: Hold) -> None:
+        """The queued item is held from here on."""
+        self.lanes.remove(item)
+        item.hold = hold
+        self.index_hold(item.number, hold)
+
+    def index_hold(self, number: int, hold: Hold) -> None:
+        """The session holds this item."""
+        holder = (hold.agent, hold.session)
         numbers = self.held.get(holder)
         if numbers is None:
-            self.held[holder] = {event.n: None}
+            self.held[holder] = {number: None}
         else:
-            numbers[event.n] = None
-        if event.command_id:
-            self._remember(event.command_id, Taken(event.n, event.fence, "claim"), now)
+            numbers[number] = None
 
-    def _progressed(self, event: Progressed, now: float, nonce: str) -> None:
-        hold = self.items[event.n].hold
-        assert hold is not None, "only a held item makes progress"
-        hold.percent, hold.note = event.percent, event.note
-        if event.command_id:
-            self._remember(event.command_id, Taken(event.n, hold.fence, "progress"), now)
-
-    def _ended(self, number: int, fence: int, end: End) -> None:
-        item = self.items[number]
-        end.hold = self._let_go(item, fence)
-        item.end = end
-        self.ended[end.status] += 1
-
-    def _released(self, event: Released, now: float, nonce: str) -> None:
-        item = self.items[event.n]
-        self._let_go(item, event.fence)
-        if event.cause != "lapsed":
-            item.attempt -= 1
-        self.lanes.give_back(item)
-        if event.command_id:
-            self._remember(event.command_id, Taken(event.n, event.fence, "release"), now)
-
-    def _let_go(self, item: Item, fence: int) -> Hold:
+    def let_go(self, item: Item, fence: int) -> Hold:
+        """The claim under this fence is over."""
         hold = item.hold
         assert hold is not None, f"item {item.number} is not held"
         assert hold.fence == fence, f"item {item.number} is held under another fence"
@@ -183,18 +265,38 @@ class Shard:
             del self.held[holder]
         return hold
 
-    def _remember(self, command_id: str, answer: Accepted | Taken, now: float) -> None:
-        order = uuid7_ms(command_id) if is_uuid7(command_id) else 0
-        self.commands.put(command_id, order, answer, now)
+    def take_out(self, item: Item) -> None:
+        """An item that nobody holds leaves its lane or its pause."""
+        if item.pause is not None:
+            item.pause = None
+            self.blocked.pop(item.number, None)
+        else:
+            self.lanes.remove(item)
+
+    def index_end(self, item: Item) -> None:
+        """The item has ended: it can be archived, and its dependents are told."""
+        assert item.end is not None, f"item {item.number} has not ended"
+        self.finished[item.end.status].append(item.number)
+        if untold(item):
+            self.untold[item.number] = None
+
+    def remember(self, command_id: str, answer: Accepted | Taken) -> None:
+        """The answer to a command; without an id nobody can ask for it again."""
+        if command_id:
+            self.commands.put(command_id, answer, self.now, self.seq)
 
     # --- looking ------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Items by status, from a walk over the items: O(items)."""
-        counts: dict[str, int] = {"queued": 0, "claimed": 0, "completed": 0, "dead": 0}
-        for item in self.items.values():
-            counts[item.status] += 1
+        """Items by status, archived ones included, as counted event by event."""
+        counts: dict[str, int] = {str(s): count for s, count in self.tally.counts.items()}
+        for status, number in self.archived.items():
+            counts[status] += number
         return counts
+
+    def is_archived(self, item: Item) -> bool:
+        """Whether the item is in the finished records only."""
+        return item.number not in self.items
 
     def holds(self) -> Iterator[tuple[int, Hold]]:
         """(number, hold) of every held item."""
@@ -205,37 +307,68 @@ class Shard:
                 yield number, hold
 
     def conservation(self) -> int:
-        """Submitted by the events, less what a walk finds and the events ended: 0."""
-        counts = self.counts()
-        off = sum(abs(counts[status] - number) for status, number in self.ended.items())
-        return self.submitted - sum(counts.values()) + off
+        """How far a walk over all items is from what the events say: 0.  O(items)."""
+        found: dict[Status, int] = dict.fromkeys(STATUSES, 0)
+        for item in self.items.values():
+            found[item.status] += 1
+        return self._off(found)
+
+    def walk(self, numbers: int, seq: int) -> None:
+        """Look at so many items more; after the last one, `walked` tells, as of entry `seq`.
+
+        Only between two batches: what was decided and is not durable must not be shown.
+        """
+        if self.tally.walk(numbers, self.next_number):
+            found = self.tally.found
+            self.walked = Walked(self._off(found), seq, sum(found.values()))
+            self.tally.begin(self.next_number)
+
+    def _off(self, found: dict[Status, int]) -> int:
+        """Each kind of count, by a walk and by events; and the numbers given out."""
+        off = sum(abs(count - self.tally.counts[status]) for status, count in found.items())
+        off += sum(
+            abs(found[status] + self.archived[status] - count)
+            for status, count in self.ended.items()
+        )
+        there = sum(found.values()) + sum(self.archived.values())
+        return off + abs(self.submitted - there) + abs(self.next_number - 1 - there)
 
     def validate(self) -> None:
         """Assert every invariant; for tests and the simulation: O(items)."""
         assert self.conservation() == 0, "conservation"
         queued = sorted(self.lanes)
-        assert queued == [n for n, item in self.items.items() if item.status == "queued"], "lanes"
+        found = sorted(n for n, item in self.items.items() if item.status == "queued")
+        assert queued == found, "lanes"
         by_type: dict[str, int] = dict.fromkeys(self.lanes.ready, 0)
         for number in queued:
             by_type[self.items[number].work_type] += 1
         assert by_type == self.lanes.ready, "ready counts"
         held = {number: hold.fence for number, hold in self.holds()}
+        finished = {status: set(numbers) for status, numbers in self.finished.items()}
         for number, item in self.items.items():
-            assert item.hold is None or item.end is None, "held and ended"
+            states = (item.hold, item.end, item.pause)
+            assert sum(state is not None for state in states) <= 1, "two states at once"
             assert (number in held) == (item.hold is not None), "session index"
             assert item.hold is None or item.hold.fence == item.fence, "fence"
+            blocked = item.status == "blocked"
+            assert (number in self.blocked) == blocked, "index of blocked items"
+            assert bool(unresolved(item)) or not blocked, "blocked by nothing"
+            assert (number in self.untold) == bool(untold(item)), "index of untold dependents"
+            assert item.end is None or number in finished[item.end.status], "ended items"
+        stated = [item.seq for item in self.trail]
+        assert len(stated) == len(self.items), "every item is on the trail, once"
+        assert stated == sorted(stated), "the trail is in the order of the log"
+        assert self.live_bytes == sum(map(weight, self.items.values())), "live bytes"
 
 
-#: Replaced at once by the hold that ended the item.
-_NO_HOLD = Hold("", "", 0, "", 0.0, 0.0)
-
-_APPLY: dict[type[Event], Callable[[Shard, Any, float, str], None]] = {
+_APPLY: dict[type[Event], Callable[[Shard, Any], None]] = {
     Opened: Shard._opened,
     Submitted: Shard._submitted,
-    Claimed: Shard._claimed,
-    Progressed: Shard._progressed,
-    Completed: Shard._completed,
-    Died: Shard._died,
-    Released: Shard._released,
+    Due: Shard._due,
+    Archived: upkeep.archived,
+    Copied: upkeep.copied,
+    Remembered: upkeep.remembered,
+    Marked: upkeep.marked,
 }
-assert set(_APPLY) == set(get_args(Event)), "every kind of event is folded"
+assert not set(_APPLY) & set(LIFE), "every kind of event is folded in one place"
+assert {*_APPLY, *LIFE} >= set(get_args(Event)), "every kind of event is folded"

@@ -16,6 +16,7 @@ from rich.console import Console
 from swarm.cli import common, settings
 from swarm.cli.main import DONE, FAILED, INTERRUPTED
 from swarm.demo import tree as trees
+from swarm.demo.chaos import COORDINATORS
 from swarm.demo.report import TOP, Summary, show
 from swarm.demo.run import Demo, DemoPlan
 from swarm.errors import BadInput
@@ -50,7 +51,12 @@ def add_parser(subparsers: Any) -> None:
         "--coordinators",
         type=common.whole(1, 256),
         metavar="N",
-        help="coordinator processes (default: PARALLEL_WORKERS, else 2)",
+        help="coordinator processes (default: PARALLEL_WORKERS, else 2; with --chaos 3)",
+    )
+    parser.add_argument(
+        "--chaos",
+        action="store_true",
+        help="kill one coordinator (-9) in the middle of the work; everything must end as without",
     )
     parser.add_argument(
         "--keep",
@@ -72,10 +78,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo to its exit code."""
     found = trees.find(args.tree if args.tree is not None else trees.default_root())
     workers = None if args.coordinators is None else str(args.coordinators)
+    if args.chaos and workers is None:
+        workers = str(COORDINATORS)
     read, _ = settings.read_settings(args, PARALLEL_WORKERS=workers, HTTP_PORT="0")
+    if args.chaos and read.parallel_workers == 1:
+        raise BadInput("--chaos kills a coordinator: another one is needed, --coordinators 2")
     data_dir = _data_dir(args.keep)
     console = Console(file=sys.stderr if args.json else sys.stdout)
-    plan = DemoPlan(tree=found, settings=read, agents=args.agents, data_dir=data_dir)
+    plan = DemoPlan(
+        tree=found, settings=read, agents=args.agents, data_dir=data_dir, chaos=args.chaos
+    )
     summary: Summary | None = None
     interrupted = False
     try:

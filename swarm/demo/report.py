@@ -38,6 +38,16 @@ class Starts(Struct, frozen=True):
     p99_ms: float
 
 
+class Killed(Struct, frozen=True):
+    """The coordinator that was killed in the middle of the work."""
+
+    coordinator: str
+    shards: int
+    sessions: int
+    #: The longest that one of its shards stood still.
+    pause_s: float
+
+
 class Summary(Struct):
     """All that a run of the demo has shown."""
 
@@ -51,15 +61,16 @@ class Summary(Struct):
     #: From the start of the first process to readiness.
     ready_s: float
     total_s: float
+    killed: Killed | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the check passed and every item was completed."""
         return self.report.ok and self.report.completed == self.items
 
-    def line(self) -> dict[str, float | int]:
+    def line(self) -> dict[str, float | int | str]:
         """The last line of ``--json``."""
-        return {
+        line: dict[str, float | int | str] = {
             "items": self.items,
             "completed": self.report.completed,
             "lost": self.report.lost,
@@ -67,6 +78,10 @@ class Summary(Struct):
             "items_per_s": round(self.items_per_s, 1),
             "p99_start_ms": round(self.free.p99_ms, 2),
         }
+        if self.killed is not None:
+            line["killed"] = self.killed.coordinator
+            line["longest_pause_s"] = round(self.killed.pause_s, 3)
+        return line
 
 
 # --- measuring -------------------------------------------------------------------------
@@ -118,6 +133,8 @@ def render(summary: Summary) -> Group:
     unreadable = _unreadable(summary.audits)
     if unreadable:
         parts.append(unreadable)
+    if summary.killed is not None:
+        return Group(*parts, _speed(summary), _chaos(summary.killed), _verdict(summary))
     return Group(*parts, _speed(summary), _verdict(summary))
 
 
@@ -196,6 +213,14 @@ def _speed(summary: Summary) -> Text:
         f"({free.items:,} items, one at a time)\n"
         f"submit → start in the backlog: p50 {backlog.p50_ms / 1000:.1f} s, "
         f"p99 {backlog.p99_ms / 1000:.1f} s ({backlog.items:,} items at once, waiting included)"
+    )
+
+
+def _chaos(killed: Killed) -> Text:
+    return Text(
+        f"\n{killed.coordinator} was killed (-9) in the middle of the work: it owned "
+        f"{killed.shards} shards and served {killed.sessions} agents\n"
+        f"the longest that one of its shards stood still: {killed.pause_s:.2f} s"
     )
 
 

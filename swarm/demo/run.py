@@ -13,10 +13,11 @@ import msgspec
 from rich.console import Console
 
 from swarm.config import Settings
+from swarm.demo import chaos
 from swarm.demo import tree as trees
 from swarm.demo.audit import AUDITS, RECORDS_ENV
 from swarm.demo.findings import Audit
-from swarm.demo.report import Summary, items_per_s, starts
+from swarm.demo.report import Killed, Summary, items_per_s, starts
 from swarm.demo.screen import Screen
 from swarm.errors import NoAnswer, Refusal, SwarmError
 from swarm.hosting.process import unless
@@ -40,6 +41,8 @@ ALONE_OF = 5
 ALONE_MAX = 200
 #: Between two looks at the swarm's counts.
 LOOK_S = 0.5
+#: The same while a coordinator is to be killed in the middle of the work.
+STRIKE_LOOK_S = 0.05
 #: If nothing ends for this long, nothing will.
 STALLED_S = 60.0
 
@@ -55,6 +58,8 @@ class DemoPlan:
     #: Agent processes for each audit.
     agents: int
     data_dir: Path
+    #: Kill a coordinator in the middle.
+    chaos: bool = False
 
 
 class Demo:
@@ -72,6 +77,9 @@ class Demo:
         self._ended_at = 0.0
         self._audits: dict[str, list[Audit]] = {name: [] for name in AUDITS}
         self._history = History({}, [])
+        #: Kills a coordinator once so many items have ended; None: not (any more).
+        self._strike_at: float | None = None
+        self._struck: chaos.Strike | None = None
 
     async def run(self) -> Summary:
         """Do it all; raises a `SwarmError` that says what went wrong."""
@@ -86,7 +94,7 @@ class Demo:
             ready_s = time.time() - began
             self._screen.say(f"the swarm is ready after {ready_s:.1f} s")
             # Either the work is done, or a part of the swarm fails for good.
-            if not await unless(supervisor.failed, self._work(run)):
+            if not await unless(supervisor.failed, self._work(run, supervisor)):
                 raise SwarmError(supervisor.failure)
         finally:
             await supervisor.stop()
@@ -102,7 +110,15 @@ class Demo:
             backlog=starts(self._sent, executions),
             ready_s=ready_s,
             total_s=time.time() - began,
+            killed=self._killed(),
         )
+
+    def _killed(self) -> Killed | None:
+        struck = self._struck
+        if struck is None:
+            return None
+        pause_s = chaos.longest_pause_s(struck, self._history)
+        return Killed(struck.victim, len(struck.shards), struck.sessions, pause_s)
 
     def _supervisor(self) -> Supervisor:
         """Of a swarm of our own, with its agents."""
@@ -123,15 +139,16 @@ class Demo:
         )
         return Supervisor(up, env)
 
-    async def _work(self, run: RunFile) -> None:
+    async def _work(self, run: RunFile, supervisor: Supervisor) -> None:
         """All that a client does: submit, wait, look at the results and at the logs."""
         alone, backlog = hold_back(list(trees.items(self._plan.tree)))
+        self._strike_at = len(backlog) * chaos.AFTER if self._plan.chaos else None
         async with Swarm.connect(run.nats_url, name="demo", prefix=run.prefix) as swarm:
             with self._screen:
                 await self._submit(swarm, backlog)
-                await self._until_ended(swarm, held_back=len(alone))
+                await self._until_ended(swarm, len(alone), supervisor)
                 await self._one_by_one(swarm, alone)
-                await self._until_ended(swarm, held_back=0)
+                await self._until_ended(swarm, 0, supervisor)
             await self._collect(swarm)
             shard_count = (await swarm.describe()).map.shard_count
             self._history = await read_logs(swarm.bus, Subjects(run.prefix), range(shard_count))
@@ -161,7 +178,7 @@ class Demo:
             self._alone[outcome.work_item_id] = sent
             await outcome.result(timeout=STALLED_S)
 
-    async def _until_ended(self, swarm: Swarm, held_back: int) -> None:
+    async def _until_ended(self, swarm: Swarm, held_back: int, supervisor: Supervisor) -> None:
         """Return when all that was submitted has ended; shows the swarm's counts meanwhile."""
         clock = asyncio.get_running_loop().time
         files = len(self._plan.tree.files)
@@ -172,6 +189,7 @@ class Demo:
             ended = sum(one.counts["completed"] + one.counts["dead"] for one in stats)
             queued = {name: sum(one.ready.get(name, 0) for one in stats) for name in AUDITS}
             self._screen.show({name: files - count for name, count in queued.items()}, ended)
+            await self._strike_if_due(ended, swarm, supervisor)
             if ended >= wanted:
                 return
             if ended != self._ended:
@@ -181,7 +199,19 @@ class Demo:
                     f"no work item has ended for {STALLED_S:.0f} s, {wanted - ended} are left; "
                     f"see the logs in {self._plan.data_dir / 'logs'}"
                 )
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._strike_at is None else STRIKE_LOOK_S)
+
+    async def _strike_if_due(self, ended: int, swarm: Swarm, supervisor: Supervisor) -> None:
+        if self._strike_at is None or ended < self._strike_at:
+            return
+        beats = (await swarm.describe()).coordinators
+        self._struck = chaos.strike(supervisor.coordinators, beats)
+        if self._struck is not None:
+            self._strike_at = None
+            self._screen.say(
+                f"kill -9 of {self._struck.victim}, which owns {len(self._struck.shards)} shards "
+                f"and serves {self._struck.sessions} agents"
+            )
 
     async def _collect(self, swarm: Swarm) -> None:
         """The results, as the swarm has stored them in the items."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +23,7 @@ from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
-from swarm.errors import BadConfig, BadInput, BusError
+from swarm.errors import BadConfig, BadInput, BusError, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
 from swarm.runtime import Runtime
@@ -53,6 +54,10 @@ class NodePlan:
     http_port: int = 0
     #: How long to try to reach NATS at the start.
     connect_s: float = 30.0
+    #: Where NATS stores, if that is on this machine.
+    store_dir: Path | None = None
+    #: Whether `/metrics` tells of all shards, not of those owned here.
+    for_all: bool = False
 
 
 class Node:
@@ -105,6 +110,11 @@ class Node:
             await self.coordinator.start()
         log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http_url)
 
+    async def drain(self) -> None:
+        """Hand over what others can take over, for as long as the settings allow."""
+        if self.coordinator is not None:
+            await self.coordinator.drain(self.plan.settings.drain_s)
+
     async def stop(self) -> None:
         """Stop the roles, say so, disconnect; safe to call twice."""
         http, self._http = self._http, None
@@ -124,7 +134,8 @@ class Node:
     async def _answer_http(self, host: str, port: int) -> None:
         from swarm.web.http import HttpServer  # noqa: PLC0415 - slow, and not always wanted
 
-        self._http = HttpServer({"/health": self.health, "/ready": self.ready})
+        probes = {"/health": self.health, "/ready": self.ready}
+        self._http = HttpServer(probes, {"/metrics": self.metrics})
         await self._http.start(host, port)
 
     async def _reach_nats(self) -> None:
@@ -141,9 +152,14 @@ class Node:
                         name=f"swarm {plan.node_id}",
                         connect_timeout_s=max(0.1, give_up_at - time.monotonic()),
                         replicas=settings.replicas,
+                        storage_max=settings.storage_max_bytes,
+                        store_dir=plan.store_dir,
                     )
+                await self._bus.open_state()
                 self._map = await shard_map.agree(self._bus, settings)
                 return
+            except StateMissing:
+                raise  # waiting brings nothing back
             except BusError as error:
                 if time.monotonic() >= give_up_at:
                     raise
@@ -210,6 +226,21 @@ class Node:
         body = {"ready": not why, "why": why, **body}
         return not why, body
 
+    async def metrics(self) -> tuple[bytes, str]:
+        """Figures for Prometheus, and their content type."""
+        from swarm.hosting import figures  # noqa: PLC0415 - as for HTTP
+        from swarm.web.metrics import CONTENT_TYPE, render  # noqa: PLC0415
+
+        count = self._map.shard_count if self._map is not None else 0
+        shown = figures.of_swarm(self.live, count)
+        if self.coordinator is not None:
+            figures.add_own(shown, self.coordinator)
+        elif self.plan.for_all and self._bus is not None:
+            settings = self.plan.settings
+            soft = settings.storage_soft_limit
+            await figures.ask_all(shown, self._bus, settings.prefix, soft)
+        return render(shown), CONTENT_TYPE
+
     def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:
         coordinator = self.coordinator
         if coordinator is None:
@@ -229,23 +260,41 @@ class Node:
             return ["the router does not run"]
         if not live:
             return ["no coordinator is alive"]
-        if unowned:
-            return [f"shards without an owner: {', '.join(map(str, unowned))}"]
-        return []
+        if not unowned:
+            return []
+        return [
+            f"shards without an owner: {', '.join(map(str, unowned))}",
+            *(
+                f"{beat.coordinator} cannot open shard {shard}: {reason}"
+                for beat in live.values()
+                for shard, reason in beat.closed.items()
+                if int(shard) in unowned
+            ),
+        ]
 
 
 # --- running one ---------------------------------------------------------------------------
 
 
 async def serve(node: Node, with_stdin: bool = False) -> None:
-    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends."""
-    stop = asyncio.Event()
+    """Run `node` until SIGTERM or SIGINT, or with `with_stdin` until stdin ends.
+
+    After a signal it hands over what it has.  When stdin ends it does not: whoever started
+    it is gone, and NATS may be, too.
+    """
+    stop, orphaned = asyncio.Event(), asyncio.Event()
     stop_on_signals(stop)
+
+    def orphan() -> None:
+        orphaned.set()
+        stop.set()
+
     if with_stdin:
-        stop_with_stdin(stop.set)
+        stop_with_stdin(orphan)
     try:
         if await unless(stop, node.start()):
             await stop.wait()
+            await unless(orphaned, node.drain())
     finally:
         async with asyncio.timeout(STOP_S):
             await node.stop()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from swarm.bus.embedded import EmbeddedServer
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 
 #: How long agents may take to hand back or finish what they hold.
 AGENT_GRACE_S = 15.0
+#: How long coordinators may take besides handing over to those that are not ours.
 COORDINATOR_GRACE_S = 5.0
 #: A swarm that is not ready after this time will not be.
 READY_S = 30.0
@@ -72,6 +74,10 @@ class Supervisor:
         self.plan = plan
         self._env = dict(os.environ if env is None else env)
         self._names = names[:workers]
+        #: The plan's, with what turned out about the storage.
+        self._settings = plan.settings
+        #: Where the embedded server stores.
+        self._store_dir: Path | None = None
         self._announcement: Announcement | None = None
         self._server: EmbeddedServer | None = None
         self._node: Node | None = None
@@ -95,7 +101,7 @@ class Supervisor:
         make_logs_dir(plan.data_dir)
         self._announcement = Announcement(plan.data_dir, self._env)
         settings_path = plan.data_dir / "settings.toml"
-        settings_path.write_text(to_toml(plan.settings), "utf-8")
+        settings_path.write_text(to_toml(self._settings), "utf-8")
         for name in self._names:
             arguments = ("node", "--role", "coordinator", "--id", name, "--no-http")
             child = self._child(name, arguments, url)
@@ -117,7 +123,8 @@ class Supervisor:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
         await asyncio.gather(*(agent.stop(AGENT_GRACE_S) for agent in self.agents))
-        await asyncio.gather(*(child.stop(COORDINATOR_GRACE_S) for child in self.coordinators))
+        grace_s = self.plan.settings.drain_s + COORDINATOR_GRACE_S
+        await asyncio.gather(*(child.stop(grace_s) for child in self.coordinators))
         if self._node is not None:
             await self._node.stop()
         server, self._server = self._server, None
@@ -132,8 +139,13 @@ class Supervisor:
         if port is None:
             port = await usual_port(read_port(plan.data_dir))
         server = self._server = EmbeddedServer()
-        await server.start(plan.data_dir, port=port)
+        await server.start(plan.data_dir, port=port, storage_max=plan.settings.storage_max_bytes)
         url = server.url
+        self._store_dir = server.store_dir
+        # What was wanted, or what the disk allows.
+        self._settings = msgspec.structs.replace(
+            plan.settings, storage_max_bytes=server.storage_max
+        )
         # Agents that outlive us come back to the address that they know.
         write_port(plan.data_dir, url)
         self._pulse = asyncio.create_task(self._keep_server(url), name="nats-server")
@@ -155,7 +167,9 @@ class Supervisor:
             await server.stop()
             self._server = EmbeddedServer()
             try:
-                await self._server.start(self.plan.data_dir, port=port)
+                await self._server.start(
+                    self.plan.data_dir, port=port, storage_max=self._settings.storage_max_bytes
+                )
             except BadInput as error:
                 self._fail(f"nats-server ended ({how}) and could not be started again: {error}")
                 return
@@ -171,10 +185,12 @@ class Supervisor:
                 node_id=Runtime().new_name("router-"),
                 roles=("router",),
                 nats_url=url,
-                settings=plan.settings,
+                settings=self._settings,
                 http_host=plan.http_host,
                 http_port=plan.settings.http_port,
                 connect_s=CONNECT_S,
+                store_dir=self._store_dir,
+                for_all=True,
             )
         )
         await node.start()
@@ -229,6 +245,8 @@ class Supervisor:
         env = {key: value for key, value in self._env.items() if key not in known}
         env["NATS_URL"] = url
         env["SWARM_PREFIX"] = self.plan.settings.prefix
+        if self._store_dir is not None:
+            env["SWARM_STORE_DIR"] = str(self._store_dir)
         env["SWARM_CONFIG"] = str(self.plan.data_dir / "settings.toml")
         arguments = [*arguments, "--with-stdin"]
         return Child(name, arguments, logs / f"{name}.log", env, self._fail)

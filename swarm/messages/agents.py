@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from swarm.messages.basics import NULL, ErrorBody, LeaseTime, WorkType
+from swarm.messages.basics import NULL, ErrorBody, LeaseTime, Span, WorkType
+from swarm.messages.state import Dependency
 
 
 class Claim(Struct, omit_defaults=True):
@@ -34,13 +35,17 @@ class Complete(Struct, omit_defaults=True, tag_field="verb", tag="complete"):
 
 
 class Fail(Struct, omit_defaults=True, tag_field="verb", tag="fail"):
-    """The work failed; `error` says how."""
+    """The work failed; `error` says how.  It is tried again while attempts are left."""
 
     command_id: str
     work_item_id: str
     token: str
     error: str = ""
     retry: int = 0
+    #: Try again after this time; None: after the item's backoff.
+    retry_after: Span | None = None
+    #: Do not try again.
+    final: bool = False
 
 
 class Release(Struct, omit_defaults=True, tag_field="verb", tag="release"):
@@ -51,6 +56,8 @@ class Release(Struct, omit_defaults=True, tag_field="verb", tag="release"):
     token: str
     reason: str = ""
     retry: int = 0
+    #: Any JSON for whoever works on it next; null keeps the one that there is.
+    checkpoint: Raw = NULL
 
 
 class Progress(Struct, omit_defaults=True, tag_field="verb", tag="progress"):
@@ -62,10 +69,31 @@ class Progress(Struct, omit_defaults=True, tag_field="verb", tag="progress"):
     percent: Annotated[float, Meta(ge=0, le=100)]
     note: str = ""
     retry: int = 0
+    #: Any JSON for whoever works on it after a crash; null keeps the one that there is.
+    checkpoint: Raw = NULL
+
+
+class Wait(Struct, omit_defaults=True, tag_field="verb", tag="wait"):
+    """The work needs something from outside: an answer, an approval, an event.
+
+    Slot and lease are free at once; with the `Answer` the item is queued again, for any
+    agent, with the checkpoint and the answer.  No attempt is charged.
+    """
+
+    command_id: str
+    work_item_id: str
+    token: str
+    #: What it waits for, for people: any JSON.
+    waits_for: Raw
+    #: After this time it is not waited for any more; 0 = the swarm's default.
+    expires_s: Span = 0.0
+    on_expiry: Literal["dead", "resume"] = "dead"
+    checkpoint: Raw = NULL
+    retry: int = 0
 
 
 #: What an agent says about an item that it holds.
-ItemCommand = Complete | Fail | Release | Progress
+ItemCommand = Complete | Fail | Release | Progress | Wait
 
 
 class Renew(Struct, omit_defaults=True):
@@ -96,6 +124,15 @@ class Assignment(Struct, omit_defaults=True, frozen=True):
     lease_s: float
     #: The submitted `NewItem`.
     item: Raw
+    #: What an earlier holder left.
+    checkpoint: Raw = NULL
+    #: Answer to the latest wait.
+    answer: Raw = NULL
+    #: How its dependencies ended, by id.
+    depends: dict[str, Dependency] = {}
+    #: How often it has waited, and who gave the latest answer; empty: nobody, the wait expired.
+    waits: int = 0
+    answered_by: str = ""
 
 
 class Next(Struct, omit_defaults=True):
@@ -126,15 +163,17 @@ class Control(Struct, omit_defaults=True):
     """``<p>.agent.<id>.<session>.control``: what an agent must do now.
 
     ``stop``: `work_item_id` with `token` is not held by this agent any more.
+    ``cancel``: stop working on it and say so (`Release`), or finish within `grace_s`.
     ``superseded``: another process has taken over this agent id; take no more work.
     ``reattach``: the coordinator in the heartbeat does not serve this session; attach
     again with the same session.
     """
 
-    kind: Literal["stop", "superseded", "reattach"]
+    kind: Literal["stop", "superseded", "reattach", "cancel"]
     work_item_id: str = ""
     token: str = ""
     reason: str = ""
+    grace_s: float = 0.0
 
 
 class Attach(Struct, omit_defaults=True):

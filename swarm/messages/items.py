@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -12,9 +12,15 @@ from swarm.messages.basics import (
     ErrorBody,
     Label,
     LeaseTime,
+    Moment,
     Priority,
+    Span,
     WorkType,
 )
+from swarm.messages.state import Ask, Attempt, Dependency
+
+#: What becomes of an item when one that it depends on is dead or cancelled.
+OnFailure = Literal["block", "cancel", "run"]
 
 
 class NewItem(Struct, omit_defaults=True, gc=False):
@@ -28,14 +34,26 @@ class NewItem(Struct, omit_defaults=True, gc=False):
     story_points: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     #: Any JSON; handed to the agent as it is.
     payload: Raw = NULL
-    #: Not acted on by this version: a non-empty list is refused as `unsupported`.
-    dependencies: list[str] = []
+    #: Ids of items that must have ended before this one can be claimed.
+    dependencies: Annotated[list[str], Meta(max_length=100)] = []
     #: Submitting the same key with the same content again yields the same work item.
     idempotency_key: Annotated[str, Meta(max_length=256)] = ""
     #: How long a claim of this item holds without a heartbeat.
     lease_s: LeaseTime = 0.0
     #: W3C traceparent of the submitter.
     trace: Annotated[str, Meta(max_length=256)] = ""
+    #: Attempts charged before it is dead; 0 = the swarm's default.
+    max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    #: Pause after its first failed attempt, doubled with each; 0 = the swarm's default.
+    backoff_s: Span = 0.0
+    #: Not to be claimed before this time.
+    not_before: Moment = 0.0
+    #: Dead if it has not completed by this time; 0 = none.
+    deadline: Moment = 0.0
+    #: A claim without a report of progress for this long ends; 0 = no such limit.
+    progress_s: Span = 0.0
+    #: ``block``: wait until that item is brought back and completes, or somebody decides.
+    on_dependency_failure: OnFailure = "block"
 
 
 class Submit(Struct, omit_defaults=True):
@@ -89,6 +107,59 @@ class Get(Struct, omit_defaults=True):
     work_item_id: str
     #: Answer when the item has ended, or after this time with its state then.
     wait_s: Annotated[float, Meta(ge=0, le=300)] = 0.0
+    #: Of an earlier answer: answer as soon as the item is different from that.
+    version: str = ""
+
+
+class Cancel(Struct, omit_defaults=True):
+    """``<p>.shard.<n>.cancel.<sender>``: this item is not wanted any more.
+
+    One that nobody holds is cancelled at once.  The holder of another is told to stop;
+    after `grace_s` seconds the item is cancelled whatever its holder does.
+    """
+
+    command_id: str
+    work_item_id: str
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+    grace_s: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    retry: int = 0
+
+
+class Prioritize(Struct, omit_defaults=True):
+    """``<p>.shard.<n>.prioritize.<sender>``: this item is more, or less, urgent now."""
+
+    command_id: str
+    work_item_id: str
+    priority: Priority
+    retry: int = 0
+
+
+class Retry(Struct, omit_defaults=True):
+    """``<p>.shard.<n>.retry.<sender>``: queue a dead, scheduled or blocked item now.
+
+    A dead one gets all its attempts anew and keeps its history; a deadline that has passed
+    counts no more.  One that is queued or claimed stays so.
+    """
+
+    command_id: str
+    work_item_id: str
+    retry: int = 0
+
+
+class Answer(Struct, omit_defaults=True):
+    """``<p>.shard.<n>.answer.<sender>``: what a waiting item waits for; the first one wins."""
+
+    command_id: str
+    work_item_id: str
+    #: Any JSON; handed to the agent that resumes the work.
+    answer: Raw = NULL
+    #: Which time of waiting is meant (`WorkItem.waits`); 0 = whichever it is now.
+    wait: int = 0
+    retry: int = 0
+
+
+#: What anybody who is allowed to may say of an item.
+ItemControl = Cancel | Prioritize | Retry | Answer
 
 
 class List(Struct, omit_defaults=True):
@@ -132,6 +203,33 @@ class WorkItem(Struct, omit_defaults=True):
     error: str = ""
     #: Sequence of the shard's log as of which all this is true.
     as_of: int = 0
+    #: Differs when anything of the above does, `as_of` apart.
+    version: str = ""
+    dependencies: list[str] = []
+    not_before: float = 0.0
+    deadline: float = 0.0
+    max_attempts: int = 0
+    #: Of a scheduled or waiting item: when that is over, 0 = never.
+    until: float = 0.0
+    #: What a waiting item waits for.
+    waits_for: Raw = NULL
+    #: How often it has waited, and the latest answer.
+    waits: int = 0
+    answer: Raw = NULL
+    answered_by: str = ""
+    checkpoint: Raw = NULL
+    #: Why it is dead: see `DeathCause`.
+    cause: str = ""
+    #: Attempts that did not complete it, oldest first.
+    history: list[Attempt] = []
+    #: How often agents that held it died, or made no progress.
+    deaths: int = 0
+    #: How often it was brought back from the dead.
+    replays: int = 0
+    #: Set while its holder is asked to stop.
+    ask: Ask | None = None
+    #: What is known of its dependencies, by id; their results only for its holder.
+    depends: dict[str, Dependency] = {}
 
 
 class ItemPage(Struct, omit_defaults=True):
@@ -140,6 +238,8 @@ class ItemPage(Struct, omit_defaults=True):
     items: list[WorkItem]
     after: int = 0
     as_of: int = 0
+    #: Finished items of this shard that are in the records only, and never listed here.
+    archived: int = 0
 
 
 class ShardStats(Struct, omit_defaults=True):
@@ -149,15 +249,25 @@ class ShardStats(Struct, omit_defaults=True):
     coordinator: str
     epoch: int
     as_of: int
-    #: Items by status, from a walk over the items.
+    #: Items by status, as counted event by event.
     counts: dict[str, int]
     #: Ready items by work type.
     ready: dict[str, int]
     #: Items ever submitted, from the event counters.
     submitted: int
-    #: submitted minus the sum of `counts`: anything but 0 is a defect.
+    #: How far a walk over all items is from what the events say: anything but 0 is a defect.
     conservation: int
     #: Entries in the log that are not ours; anything but 0 wants a look.
     foreign: int
     #: Commands refused since this owner opened the shard, by error code.
     refused: dict[str, int] = {}
+    #: Of the ended ones in `counts`, those that are in the finished records only.
+    archived: int = 0
+    #: Sequence of the oldest entry that the log still has.
+    first_seq: int = 0
+    #: Bytes of the log, and of the state that it must keep, roughly.
+    log_bytes: int = 0
+    live_bytes: int = 0
+    #: Sequence as of which `conservation` was found: a large shard is walked over slowly.
+    #: 0: its first walk has not ended yet.
+    walked_at: int = 0

@@ -6,7 +6,8 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from swarm.messages.basics import NULL
+from swarm.messages.basics import NULL, Priority, Status
+from swarm.messages.state import Accepted, DeathCause, Keyed, Taken
 
 
 class Opened(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="opened"):
@@ -26,6 +27,8 @@ class Submitted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="sub
     indexes: list[int] = []
     #: Items that existed already, under their idempotency key: (index, number).
     known: list[tuple[int, int]] = []
+    #: Indexes of those of them that have other content.
+    clashes: list[int] = []
 
 
 class Claimed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="claimed"):
@@ -41,12 +44,13 @@ class Claimed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="claim
 
 
 class Progressed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="progressed"):
-    """The holder of item `n` reported progress."""
+    """The holder of item `n` reported progress, perhaps with a checkpoint."""
 
     n: int
     percent: float
     note: str = ""
     command_id: str = ""
+    checkpoint: Raw = NULL
 
 
 class Completed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="completed"):
@@ -58,30 +62,198 @@ class Completed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="com
     result: Raw = NULL
 
 
+class Retried(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="retried"):
+    """An attempt of item `n` failed; it is tried again, not before `until`."""
+
+    n: int
+    fence: int
+    until: float
+    error: str = ""
+    command_id: str = ""
+
+
 class Died(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="died"):
-    """Item `n` failed and will not be tried again."""
+    """Item `n`, held under `fence` or not held, will not be tried again."""
 
     n: int
     fence: int
     error: str = ""
     command_id: str = ""
+    cause: DeathCause = "failed"
 
 
 class Released(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="released"):
     """Item `n` is queued again.
 
     `cause`: ``agent`` handed it back, ``unlisted`` (its agent never got it), ``lapsed``
-    (its agent stopped sending heartbeats).  Only ``lapsed`` keeps the attempt charged.
+    (its agent stopped sending heartbeats), ``stalled`` (no progress in time), ``trouble``
+    (silent, and so was much else: nobody's fault).  ``lapsed`` and ``stalled`` keep the
+    attempt charged.
     """
 
     n: int
     fence: int
-    cause: Literal["agent", "unlisted", "lapsed"]
+    cause: Literal["agent", "unlisted", "lapsed", "stalled", "trouble"]
     reason: str = ""
+    command_id: str = ""
+    checkpoint: Raw = NULL
+
+
+class Waited(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="waited"):
+    """The holder of item `n` hands it to somebody outside: it waits for an answer."""
+
+    n: int
+    fence: int
+    #: What it waits for: any JSON.
+    what: Raw
+    until: float = 0.0
+    on_expiry: Literal["dead", "resume"] = "dead"
+    checkpoint: Raw = NULL
     command_id: str = ""
 
 
-Event = Opened | Submitted | Claimed | Progressed | Completed | Died | Released
+class Answered(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="answered"):
+    """Waiting item `n` got its answer and is queued again."""
+
+    n: int
+    answer: Raw = NULL
+    by: str = ""
+    command_id: str = ""
+
+
+class Due(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="due"):
+    """The time of these scheduled, or of these waiting items has come: they are queued."""
+
+    n: list[int]
+
+
+class Asked(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="asked"):
+    """The holder of item `n` is to stop; at `until` the item ends as `status`."""
+
+    n: int
+    until: float
+    status: Literal["cancelled", "dead"] = "cancelled"
+    reason: str = ""
+    by: str = ""
+    command_id: str = ""
+
+
+class Cancelled(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="cancelled"):
+    """Item `n`, held under `fence` or not held, will not be worked on any more."""
+
+    n: int
+    fence: int
+    reason: str = ""
+    by: str = ""
+    command_id: str = ""
+
+
+class Prioritized(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="prioritized"):
+    """Item `n` has another priority from here on."""
+
+    n: int
+    priority: Priority
+    command_id: str = ""
+
+
+class Replayed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="replayed"):
+    """By an operator's wish item `n` is queued, if it was dead, scheduled or blocked."""
+
+    n: int
+    by: str = ""
+    command_id: str = ""
+
+
+class Watched(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="watched"):
+    """Item `dependent` depends on item `n`: it is to be told how that ends."""
+
+    n: int
+    dependent: str
+
+
+class Told(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="told"):
+    """The shard of `dependent` has logged that item `n` ended as `status`."""
+
+    n: int
+    dependent: str
+    status: Status
+
+
+class Resolved(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="resolved"):
+    """The item `on`, which item `n` depends on, has ended."""
+
+    n: int
+    on: str
+    status: Status
+    result: Raw = NULL
+    omitted: bool = False
+
+
+class Archived(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="archived"):
+    """These ended items are in the finished records, and no longer in the state."""
+
+    n: list[int]
+
+
+class Copied(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="copied"):
+    """The whole state of these items, stated again so that older entries can go."""
+
+    n: list[int]
+    #: Each an `Item`.
+    items: list[Raw]
+
+
+class Remembered(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="remembered"):
+    """Answers given at `at`, stated again so that older entries can go."""
+
+    at: float
+    #: Orders them among all answers: the smallest are forgotten first.
+    age: int
+    commands: list[tuple[str, Accepted | Taken]] = []
+    keys: list[tuple[str, Keyed]] = []
+
+
+class Marked(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="marked"):
+    """The counters as of here.  No entry before `needs` is needed to know the state here."""
+
+    needs: int
+    next_number: int
+    submitted: int
+    #: Items that ended (and were not brought back), by status.
+    ended: dict[str, int] = {}
+    #: Of these, the ones that are in the finished records only.
+    archived: dict[str, int] = {}
+    #: `DedupeWindow.horizon` of the commands.
+    horizon: int = -1
+
+
+Event = (
+    Opened
+    | Submitted
+    | Claimed
+    | Progressed
+    | Completed
+    | Retried
+    | Died
+    | Released
+    | Waited
+    | Answered
+    | Due
+    | Asked
+    | Cancelled
+    | Prioritized
+    | Replayed
+    | Watched
+    | Told
+    | Resolved
+    | Archived
+    | Copied
+    | Remembered
+    | Marked
+)
+
+#: What entries of format 1 may hold, with the fields that they had then.
+EVENTS_OF_1 = (Opened, Submitted, Claimed, Progressed, Completed, Died, Released)
 
 
 class LogEntry(Struct, frozen=True):

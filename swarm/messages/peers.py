@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Raw, Struct
+
+from swarm.messages.basics import NULL, Status
 
 
 class Beat(Struct, omit_defaults=True):
@@ -27,6 +29,13 @@ class Beat(Struct, omit_defaults=True):
     closed: dict[str, str] = {}
     #: Takes no new sessions or shards: it is about to leave.
     draining: bool = False
+    #: Shards of others whose log it follows, and by how many seconds it may be behind the
+    #: log's end; -1 until it has got there.
+    standby: dict[str, float] = {}
+    #: Says good-bye: what it owns and whose sessions it has are free from now on.
+    leaving: bool = False
+    #: The part of the storage that is used, 0 to 1; 0: not known.
+    storage: float = 0.0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):
@@ -58,6 +67,89 @@ class Lend(Struct, omit_defaults=True):
 
     credits: list[Credit]
     expires_s: float
+
+
+class Watch(Struct, omit_defaults=True, tag_field="about", tag="watch"):
+    """``<p>.shard.<n>.edge.<coordinator>``: `dependent` is to be told how `on` ends.
+
+    Sent by the owner of `dependent`'s shard to that of `on`'s, until it is answered by
+    `Watching` or `Outcome`.
+    """
+
+    on: str
+    dependent: str
+
+
+class Watching(Struct, omit_defaults=True, tag_field="about", tag="watching"):
+    """Answer to `Watch`: it is in the log, an `Outcome` will come."""
+
+    on: str
+    dependent: str
+
+
+class Outcome(Struct, omit_defaults=True, tag_field="about", tag="outcome"):
+    """`on` has ended; sent to `dependent`'s shard until `Heard` answers."""
+
+    on: str
+    dependent: str
+    status: Status
+    result: Raw = NULL
+    #: There is no such item as `on`.
+    missing: bool = False
+
+
+class Heard(Struct, omit_defaults=True, tag_field="about", tag="heard"):
+    """Answer to `Outcome`: it is in the log of the dependent's shard."""
+
+    on: str
+    dependent: str
+    status: Status
+
+
+#: Between shards, about a dependency.  Answers are messages of their own, to the subject of
+#: the other item's shard, so that any owner of it can take them.
+Edge = Watch | Watching | Outcome | Heard
+
+
+class Handoff(Struct, omit_defaults=True):
+    """``<p>.coordinator.<id>.handoff.<coordinator>``: the sender wants the receiver to own a shard.
+
+    Said twice.  First the receiver is to follow the log closely, and answers how far it
+    is.  Then, with `now`, the sender decides nothing more, and the receiver opens the
+    shard at once, provided that nothing comes after `sequence` in the log.
+    """
+
+    shard: int
+    #: Of the sender, which owns the shard.
+    epoch: int
+    #: Of the last entry in the log.
+    sequence: int
+    now: bool = False
+
+
+class HandoffReply(Struct, omit_defaults=True):
+    """Answer to `Handoff`."""
+
+    shard: int
+    #: Of the last entry that the receiver knows.
+    sequence: int
+    #: Under which the receiver owns the shard now; 0: it does not.
+    epoch: int = 0
+
+
+class Move(Struct, omit_defaults=True):
+    """``<p>.coordinator.<id>.move.<sender>``: hand a shard over to another coordinator."""
+
+    shard: int
+    #: The new owner; empty: the best one.
+    to: str = ""
+
+
+class Moved(Struct, omit_defaults=True):
+    """Answer to `Move`: who owns the shard now."""
+
+    shard: int
+    coordinator: str
 
 
 class Attention(Struct, omit_defaults=True):

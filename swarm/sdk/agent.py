@@ -8,33 +8,31 @@ async def build(ctx):
     return {"built": ctx.payload["name"]}
 
 agent.run_forever()
+
+A handler ends with a result, or by an exception: any one means that the attempt failed and is
+tried again while attempts are left, `RetryLater` says when, `GiveUp` that it is not, and
+`Context.wait_for` that the item waits for somebody outside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from swarm.actors.agent import AgentActor
 from swarm.bus.base import Bus
 from swarm.core.agent import AgentCore
-from swarm.core.handling import AgentRules, Failed
-from swarm.errors import BadInput, LeaseLost
-from swarm.messages import Assignment
+from swarm.core.handling import AgentRules
+from swarm.errors import BadInput
 from swarm.runtime import Runtime
 from swarm.sdk.calls import Calls
 from swarm.sdk.connecting import connect_bus
-from swarm.sdk.context import Context, HandlerExecution, is_async
-from swarm.sdk.items import ClaimedItem
+from swarm.sdk.launching import Handler, Launcher
 from swarm.sdk.runners import HandlerRunner, ThreadRunner
 from swarm.subjects import Subjects, check_token
 
-Handler = Callable[[Context], Any]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
 #: What an item takes in a heartbeat: its id and its token.
@@ -88,7 +86,7 @@ class Agent:
         """Declare the decorated function, async or plain, the handler of these work types.
 
         It gets a `Context`.  What it returns (any JSON) is the item's result; what it raises
-        makes the item fail with the exception's message.
+        makes the attempt fail with the exception's message.
         """
         if not work_types or not all(isinstance(work_type, str) for work_type in work_types):
             raise BadInput('say which work types it handles: @agent.handles("feature")')
@@ -163,7 +161,7 @@ class Agent:
         calls = Calls(bus, self._subjects, self._runtime, agent_id)
         core = AgentCore(rules, self._runtime.new_id)
         runner = self._runner or ThreadRunner(self._concurrency)
-        launch = _Launcher(self._handlers, runner)
+        launch = Launcher(self._handlers, runner, calls)
         actor = self._actor = AgentActor(
             calls,
             core,
@@ -213,48 +211,3 @@ class Agent:
                 f"agent can hold {most} items: run several agents, or raise max_payload on the "
                 "NATS server"
             )
-
-
-class _Launcher:
-    """Starts the handler of an assignment."""
-
-    def __init__(self, handlers: dict[str, Handler], runner: HandlerRunner) -> None:
-        #: Each handler, and whether it is async.
-        self._handlers = {name: (handler, is_async(handler)) for name, handler in handlers.items()}
-        self._runner = runner
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self.actor: AgentActor
-
-    def __call__(self, assignment: Assignment) -> Callable[[str], None]:
-        work_item_id, token = assignment.work_item_id, assignment.token
-        try:
-            item = ClaimedItem.of(assignment)
-            handler, handler_is_async = self._handlers[item.item.work_type]
-        except (msgspec.MsgspecError, KeyError) as error:
-            why = f"this agent cannot work on the item: {type(error).__name__}: {error}"
-            self.actor.ended(work_item_id, token, Failed(why))
-            return lambda _reason: None
-        context = Context(item, self._say)
-        execution = HandlerExecution(handler, context, is_async=handler_is_async)
-
-        def ended(outcome: Any) -> None:
-            self.actor.ended(work_item_id, token, outcome)
-
-        stop = self._runner.run(execution, ended)
-
-        def cancel(reason: str) -> None:
-            context.cancel(reason)
-            stop()
-
-        return cancel
-
-    def _say(self, work_item_id: str, token: str, percent: float, note: str) -> None:
-        """A report, from whatever thread the handler runs in."""
-        if threading.get_ident() == self._thread:
-            self.actor.progress(work_item_id, token, percent, note)
-            return
-        try:
-            self._loop.call_soon_threadsafe(self.actor.progress, work_item_id, token, percent, note)
-        except RuntimeError as error:
-            raise LeaseLost(f"stop working on {work_item_id}: its agent has ended") from error

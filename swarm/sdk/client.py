@@ -7,61 +7,35 @@ async with Swarm.connect() as swarm:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import msgspec
-from msgspec import Struct
-
-from swarm.bus.base import Bus
 from swarm.errors import NoAnswer, Refusal, SwarmError
 from swarm.messages import (
     Ack,
-    Complete,
-    Describe,
-    Description,
-    Fail,
-    Get,
-    ItemCommand,
-    ItemPage,
-    List,
-    NewItem,
+    Answer,
+    Cancel,
+    OnFailure,
+    Prioritize,
     Priority,
-    Progress,
-    Release,
-    Renew,
-    ShardStats,
-    Stats,
-    Status,
+    Retry,
     WorkItem,
 )
 from swarm.runtime import Runtime
-from swarm.sdk.calls import Calls
-from swarm.sdk.claiming import Claimer
+from swarm.sdk.asking import TIMEOUT_S
 from swarm.sdk.connecting import connect_bus
-from swarm.sdk.items import ClaimedItem, check_name, check_percent, to_json
-from swarm.sdk.items import Description as ItemDescription
-from swarm.sdk.results import await_result, shard_subject
+from swarm.sdk.describing import Description as ItemDescription
+from swarm.sdk.describing import Ref
+from swarm.sdk.holding import Holding
+from swarm.sdk.items import to_json
+from swarm.sdk.looking import Looking
 from swarm.sdk.submitting import submit
-from swarm.subjects import Subjects, check_token
 
-Reply = TypeVar("Reply")
-
-#: How long requests wait for an answer unless told otherwise.
-TIMEOUT_S = 10.0
-#: Items in a page of a listing.
-PAGE_ITEMS = 500
-#: Shards that are asked for their counts at once.
-STATS_AT_ONCE = 32
-
-_ack = msgspec.json.Decoder(Ack)
-_description = msgspec.json.Decoder(Description)
-_work_item = msgspec.json.Decoder(WorkItem)
-_page = msgspec.json.Decoder(ItemPage)
-_stats = msgspec.json.Decoder(ShardStats)
+#: How long the holder of a cancelled item has to finish or tidy up, unless told otherwise.
+GRACE_S = 10.0
 
 
 class Handle:
@@ -79,8 +53,10 @@ class Handle:
     async def result(self, timeout: float | None = None) -> Any:
         """What the agent returned, decoded; waits for it, at most `timeout` seconds.
 
-        Raises `WorkFailed` if the item ended without a result, `TimeoutError` if it has not
-        ended in time.  None: waits for ever, through failovers and reconnects.
+        Raises `WorkFailed` if the item ended without a result (`WorkCancelled` if it was
+        cancelled): the message tells all failed attempts, its `item` has the details.
+        `TimeoutError` if it has not ended in time.  None: waits for ever, through failovers
+        and reconnects.
         """
         return await self._swarm.result(self.work_item_id, timeout=timeout)
 
@@ -88,15 +64,29 @@ class Handle:
         """The item as it is now."""
         return await self._swarm.get(self.work_item_id)
 
+    def watch(self, timeout: float | None = None) -> AsyncIterator[WorkItem]:
+        """See `Swarm.watch`."""
+        return self._swarm.watch(self.work_item_id, timeout=timeout)
 
-class Swarm:
+    async def cancel(self, reason: str = "", *, grace_s: float = GRACE_S) -> Ack:
+        """See `Swarm.cancel`."""
+        return await self._swarm.cancel(self.work_item_id, reason, grace_s=grace_s)
+
+    async def prioritize(self, priority: Priority) -> Ack:
+        """See `Swarm.prioritize`."""
+        return await self._swarm.prioritize(self.work_item_id, priority)
+
+    async def retry(self) -> Ack:
+        """See `Swarm.retry`."""
+        return await self._swarm.retry(self.work_item_id)
+
+    async def answer(self, answer: Any, *, wait: int = 0) -> Ack:
+        """See `Swarm.answer`."""
+        return await self._swarm.answer(self.work_item_id, answer, wait=wait)
+
+
+class Swarm(Looking, Holding):
     """A connection to a swarm.  `Swarm.connect` makes one; or give it any `Bus`."""
-
-    def __init__(self, bus: Bus, runtime: Runtime | None = None, *, prefix: str = "swarm") -> None:
-        self.bus = bus
-        self._runtime = runtime or Runtime()
-        self._subjects = Subjects(check_token("prefix", prefix))
-        self._calls = Calls(bus, self._subjects, self._runtime)
 
     @classmethod
     @asynccontextmanager
@@ -146,27 +136,57 @@ class Swarm:
         story_points: int | None = None,
         idempotency_key: str = "",
         lease_s: float = 0.0,
+        max_attempts: int = 0,
+        backoff_s: float = 0.0,
+        not_before: float | datetime = 0.0,
+        delay_s: float = 0.0,
+        deadline: float | datetime = 0.0,
+        progress_s: float = 0.0,
+        depends_on: Iterable[Ref] = (),
+        on_dependency_failure: OnFailure = "block",
         timeout_s: float = 30.0,
     ) -> Handle:
         """Submit a work item; returns once it is durable.
 
-        `payload`: any JSON.  `lease_s`: how long a claim of it holds without a heartbeat
-        (0 = the swarm's default).  The same `idempotency_key` with the same content yields
-        the same item.  Raises `Refusal` (what was wrong, nothing was stored) or `NoAnswer`
-        after `timeout_s` (it may have been stored).
+        `payload`: any JSON.  The same `idempotency_key` with the same content yields the same
+        item (times are content, too: with `delay_s` they differ).  For all that follows 0 means
+        the swarm's default, or none.
+
+        `lease_s`: how long a claim holds without a heartbeat.  `progress_s`: a claim without a
+        report of progress for this long ends, too.  `max_attempts`: failed attempts after which
+        the item is dead.  `backoff_s`: pause after the first, doubled with each.  `not_before`
+        (seconds since 1970, or a datetime with a time zone) or `delay_s`: not claimed earlier.
+        `deadline`: dead if it has not completed by then.  `depends_on`: ids or handles of items
+        that must complete first; their results are handed to the agent.  If one is dead or
+        cancelled, `on_dependency_failure` says what becomes of this one: ``block`` (wait until
+        that one is brought back), ``cancel`` or ``run``.
+
+        Raises `Refusal` (what was wrong, nothing was stored) or `NoAnswer` after `timeout_s`
+        (it may have been stored).
         """
-        item = NewItem(
-            work_type=work_type,
-            description=description,
-            priority=priority,
-            team=team,
-            labels=dict(labels or {}),
-            story_points=story_points,
-            payload=to_json("the payload", payload),
-            idempotency_key=idempotency_key,
-            lease_s=lease_s,
-        )
-        (outcome,) = await submit(self._calls, [item], timeout_s)
+        item = {
+            "work_type": work_type,
+            "description": description,
+            "payload": None if payload is None else to_json("the payload", payload),
+            "priority": priority,
+            "team": team,
+            "labels": dict(labels or {}),
+            "idempotency_key": idempotency_key,
+            "lease_s": lease_s,
+            "max_attempts": max_attempts,
+            "backoff_s": backoff_s,
+            "not_before": not_before,
+            "delay_s": delay_s,
+            "deadline": deadline,
+            "progress_s": progress_s,
+            "depends_on": depends_on,
+            "on_dependency_failure": on_dependency_failure,
+        }
+        # What was not given is left out: so it travels, and so it is compared.
+        given = {name: value for name, value in item.items() if value or name == "work_type"}
+        if story_points is not None:
+            given["story_points"] = story_points
+        (outcome,) = await submit(self._calls, [given], timeout_s)
         if isinstance(outcome, SwarmError):
             raise outcome
         return Handle(self, outcome)
@@ -176,170 +196,65 @@ class Swarm:
     ) -> Sequence[Handle | Refusal | NoAnswer]:
         """Submit many work items in batches, each answered on its own, in order.
 
-        `items`: `NewItem`s, or mappings with the same names whose payload is any JSON value.
-        For an item that was not stored, or of which that is not known, the error stands in
-        its place.  `timeout_s` holds for each batch.
+        `items`: `NewItem`s, or mappings with the names of `submit`'s arguments, whose payload
+        is any JSON value.  In a mapping, `depends_on` may also hold positions (from 0) of
+        earlier items of this call: those are submitted first, and an item one of whose
+        dependencies was not stored is refused.  For an item that was not stored, or of which
+        that is not known, the error stands in its place.  `timeout_s` holds for each batch.
         """
         outcomes = await submit(self._calls, items, timeout_s)
         return [
             Handle(self, outcome) if isinstance(outcome, str) else outcome for outcome in outcomes
         ]
 
-    # --- looking ---------------------------------------------------------------------
+    # --- what anybody may say of an item ------------------------------------------------------
 
-    async def get(self, work_item_id: str, *, timeout_s: float = TIMEOUT_S) -> WorkItem:
-        """The item as it is now; its `payload` and `result` are encoded JSON."""
-        return await self._ask_shard(work_item_id, "get", Get(work_item_id), _work_item, timeout_s)
-
-    async def result(self, work_item_id: str, *, timeout: float | None = None) -> Any:
-        """See `Handle.result`."""
-        return await await_result(self._calls, work_item_id, timeout)
-
-    async def list(
-        self,
-        *,
-        status: Status | Literal[""] = "",
-        work_type: str = "",
-        timeout_s: float = TIMEOUT_S,
-    ) -> AsyncIterator[WorkItem]:
-        """All items with this status and work type (empty: any), shard by shard, oldest first.
-
-        Each page is true as of its own moment.  `timeout_s` holds for each page.
-        """
-        shard_count = (await self.describe(timeout_s=timeout_s)).map.shard_count
-        for shard in range(shard_count):
-            after = 0
-            while True:
-                query = List(status, work_type, PAGE_ITEMS, after)
-                subject = self._subjects.shard(shard, "list", self._calls.sender)
-                page = await self._ask(subject, query, _page, timeout_s)
-                for item in page.items:
-                    yield item
-                after = page.after
-                if not after:
-                    break
-
-    async def describe(self, *, timeout_s: float = TIMEOUT_S) -> Description:
-        """The shard map, and the latest beat of each live coordinator."""
-        subject = self._subjects.describe(self._calls.sender)
-        return await self._ask(subject, Describe(), _description, timeout_s)
-
-    async def stats(
-        self, *, timeout_s: float = TIMEOUT_S
-    ) -> dict[int, ShardStats | Refusal | NoAnswer]:
-        """Counts of every shard; for one that does not answer in time, the error."""
-        shard_count = (await self.describe(timeout_s=timeout_s)).map.shard_count
-        free = asyncio.Semaphore(STATS_AT_ONCE)
-
-        async def of(shard: int) -> ShardStats | Refusal | NoAnswer:
-            subject = self._subjects.shard(shard, "stats", self._calls.sender)
-            async with free:
-                try:
-                    return await self._ask(subject, Stats(), _stats, timeout_s)
-                except (Refusal, NoAnswer) as error:
-                    return error
-
-        found = await asyncio.gather(*map(of, range(shard_count)))
-        return dict(enumerate(found))
-
-    # --- working without a session ---------------------------------------------------------
-
-    async def claim(
-        self,
-        work_types: Sequence[str],
-        *,
-        lease_s: float = 0.0,
-        wait_s: float = 0.0,
-        timeout_s: float = TIMEOUT_S,
-    ) -> ClaimedItem | None:
-        """Take an item of one of these types, as the agent named like this connection.
-
-        None if there is none within `wait_s`.  The claim holds for `lease_s` (0 = the item's
-        or the swarm's default), renewed by `renew` and `progress`; end it with `complete`,
-        `fail` or `release`, showing its token.
-        """
-        if isinstance(work_types, str) or not work_types:
-            raise Refusal("bad_request", "work_types is a list of one or more work types")
-        for work_type in work_types:
-            check_name("work type", work_type)
-
-        async def describe() -> Description:
-            return await self.describe(timeout_s=timeout_s)
-
-        return await Claimer(self._calls, work_types, lease_s).claim(describe, wait_s)
-
-    async def complete(
-        self, work_item_id: str, token: str, result: Any = None, *, timeout_s: float = TIMEOUT_S
-    ) -> Ack:
-        """The work is done; `result` is any JSON."""
-        command = Complete(self._new_id(), work_item_id, token, to_json("the result", result))
-        return await self._say("complete", command, timeout_s)
-
-    async def fail(
-        self, work_item_id: str, token: str, error: str, *, timeout_s: float = TIMEOUT_S
-    ) -> Ack:
-        """The work failed; `error` says how."""
-        return await self._say("fail", Fail(self._new_id(), work_item_id, token, error), timeout_s)
-
-    async def release(
-        self, work_item_id: str, token: str, reason: str = "", *, timeout_s: float = TIMEOUT_S
-    ) -> Ack:
-        """Hand the item back unworked: it is queued again, no attempt is charged."""
-        command = Release(self._new_id(), work_item_id, token, reason)
-        return await self._say("release", command, timeout_s)
-
-    async def progress(
+    async def cancel(
         self,
         work_item_id: str,
-        token: str,
-        percent: float,
-        note: str = "",
+        reason: str = "",
         *,
+        grace_s: float = GRACE_S,
         timeout_s: float = TIMEOUT_S,
     ) -> Ack:
-        """The work advances: 0 to 100 percent and a note for people; renews the lease."""
-        command = Progress(self._new_id(), work_item_id, token, check_percent(percent), note)
-        return await self._say("progress", command, timeout_s)
+        """This item is not wanted any more.
 
-    async def renew(self, work_item_id: str, token: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """A heartbeat: the claim's lease starts anew."""
-        command = Renew(work_item_id, token)
-        return await self._ask_shard(work_item_id, "renew", command, _ack, timeout_s)
+        One that nobody holds is cancelled at once.  The agent that holds another is told, and
+        may finish it (then it is completed) or tidy up for `grace_s` seconds; after that the
+        item is cancelled whatever its agent does.  The answer's `status` is ``cancelled`` or
+        ``claimed``.  Raises `Refusal` (``already_finished``), `NoAnswer`.
+        """
+        command = Cancel(self._new_id(), work_item_id, reason, grace_s)
+        return await self._say("cancel", work_item_id, command, timeout_s)
 
-    # -----------------------------------------------------------------------------------------
+    async def prioritize(
+        self, work_item_id: str, priority: Priority, *, timeout_s: float = TIMEOUT_S
+    ) -> Ack:
+        """This item is more, or less, urgent from here on.
 
-    def _new_id(self) -> str:
-        return self._runtime.new_id()
+        Raises `Refusal` (``already_finished``), `NoAnswer`.
+        """
+        command = Prioritize(self._new_id(), work_item_id, priority)
+        return await self._say("prioritize", work_item_id, command, timeout_s)
 
-    async def _say(self, verb: str, command: ItemCommand, timeout_s: float) -> Ack:
-        size = len(msgspec.json.encode(command))
-        limit = self._calls.item_bytes_max
-        if size > limit + 1024:
-            raise Refusal(
-                "too_large",
-                f"this {verb} has {size} bytes; an item with result and notes has at most "
-                f"{limit}: store the data elsewhere and pass a reference",
-            )
-        return await self._ask_shard(command.work_item_id, verb, command, _ack, timeout_s)
+    async def retry(self, work_item_id: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Queue a dead item again, with all its attempts and its history; or a scheduled or
+        blocked one now.
 
-    async def _ask_shard(
-        self,
-        work_item_id: str,
-        verb: str,
-        command: Struct,
-        reply: msgspec.json.Decoder[Reply],
-        timeout_s: float,
-    ) -> Reply:
-        return await self._ask(
-            shard_subject(self._calls, work_item_id, verb), command, reply, timeout_s
-        )
+        One that is queued or claimed stays as it is.  Raises `Refusal` (``already_finished``
+        for a completed or cancelled one, ``bad_request`` for a waiting one), `NoAnswer`.
+        """
+        command = Retry(self._new_id(), work_item_id)
+        return await self._say("retry", work_item_id, command, timeout_s)
 
-    async def _ask(
-        self,
-        subject: str,
-        command: Struct,
-        reply: msgspec.json.Decoder[Reply],
-        timeout_s: float,
-    ) -> Reply:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        return await self._calls.ask(subject, command, reply, deadline)
+    async def answer(
+        self, work_item_id: str, answer: Any, *, wait: int = 0, timeout_s: float = TIMEOUT_S
+    ) -> Ack:
+        """Give a waiting item what it waits for (any JSON): it is queued again.
+
+        `wait`: which time of waiting is meant (`WorkItem.waits`; 0: whichever it is).  The
+        first answer counts.  Raises `Refusal` (``already_answered``, ``not_waiting``,
+        ``already_finished``), `NoAnswer`.
+        """
+        command = Answer(self._new_id(), work_item_id, to_json("the answer", answer), wait)
+        return await self._say("answer", work_item_id, command, timeout_s)

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from swarm.core.admission import check_item
 from swarm.errors import BadInput, Refusal
-from swarm.messages import NULL, Assignment, NewItem
+from swarm.messages import NULL, Assignment, Dependency, NewItem
 from swarm.subjects import check_token
 
 _encode = msgspec.json.Encoder().encode
@@ -23,10 +23,6 @@ FIELDS: tuple[str, ...] = NewItem.__struct_fields__
 
 #: Bytes of a `Submit` besides its items.
 SUBMIT_BYTES = 200
-
-#: What `submit_many` takes: a `NewItem`, or a mapping with the same names whose payload
-#: is any JSON value.
-Description = NewItem | Mapping[str, Any]
 
 
 def to_json(what: str, value: object) -> Raw:
@@ -48,7 +44,7 @@ def to_json(what: str, value: object) -> Raw:
 
 def from_json(data: Raw) -> Any:
     """The value that `data` encodes."""
-    return msgspec.json.decode(data)
+    return None if data == NULL else msgspec.json.decode(data)
 
 
 def check_percent(percent: float) -> float:
@@ -66,30 +62,10 @@ def check_name(what: str, name: str) -> str:
         raise Refusal("bad_request", str(error)) from error
 
 
-def encode_item(description: Description, item_bytes_max: int) -> tuple[str, Raw]:
+def encode_item(fields: NewItem | dict[str, Any], item_bytes_max: int) -> tuple[str, Raw]:
     """(work type, encoded item), checked as a coordinator would; else `Refusal`."""
-    encoded: Raw | bytes
-    if isinstance(description, NewItem):
-        encoded = to_json("the work item", description)
-    elif isinstance(description, Mapping):
-        _check_names(description)
-        encoded = to_json("the work item", dict(description))
-    else:
-        raise Refusal(
-            "bad_request",
-            f"a work item is a NewItem or a mapping, not {type(description).__name__}",
-        )
-    item, canonical = check_item(encoded, item_bytes_max)
+    item, canonical = check_item(to_json("the work item", fields), item_bytes_max)
     return item.work_type, Raw(canonical)
-
-
-def _check_names(description: Mapping[str, Any]) -> None:
-    """Refuse names that would be ignored: they are misspelt, or meant for another version."""
-    unknown = [str(name) for name in description if name not in FIELDS]
-    if unknown:
-        raise Refusal(
-            "bad_request", f"unknown field {', '.join(unknown)}; allowed: {', '.join(FIELDS)}"
-        )
 
 
 @dataclass(slots=True)
@@ -109,21 +85,21 @@ class Batch:
 
 
 def batches(
-    descriptions: Iterable[Description],
+    items: Iterable[tuple[int, NewItem | dict[str, Any]]],
     *,
     count_max: int,
     bytes_max: int,
     item_bytes_max: int,
     refused: dict[int, Refusal],
 ) -> Iterator[Batch]:
-    """`descriptions` in batches of at most `count_max` items and `bytes_max` bytes.
+    """`items`, each with its position, in batches of at most `count_max` and `bytes_max` bytes.
 
     What is wrong with an item is put into `refused` under its position; it is in no batch.
     """
     batch = Batch()
-    for position, description in enumerate(descriptions):
+    for position, fields in items:
         try:
-            work_type, item = encode_item(description, item_bytes_max)
+            work_type, item = encode_item(fields, item_bytes_max)
         except Refusal as refusal:
             refused[position] = refusal
             continue
@@ -141,6 +117,19 @@ def _bytes_in_batch(item: Raw) -> int:
 
 
 @dataclass(frozen=True)
+class DependencyEnd:
+    """How an item ended that this one depends on."""
+
+    #: ``completed``, ``dead`` or ``cancelled``; empty if it has not ended (then the item was
+    #: queued by an operator all the same).
+    status: str
+    #: What its agent returned; None without one, and if it is `omitted`.
+    result: Any = None
+    #: The result is too large to be handed on: `Context.result_of` reads it.
+    omitted: bool = False
+
+
+@dataclass(frozen=True)
 class ClaimedItem:
     """A work item in the hands of an agent: what was submitted, and under which claim."""
 
@@ -155,6 +144,15 @@ class ClaimedItem:
     item: NewItem
     #: Bytes of the item as stored.
     item_bytes: int
+    #: What the item's last holder left, encoded; null if it left nothing.
+    checkpoint: Raw = field(default_factory=lambda: NULL)
+    #: Answer to the latest wait, encoded, and who gave it; empty: nobody, the wait expired.
+    answer: Raw = field(default_factory=lambda: NULL)
+    answered_by: str = ""
+    #: How often the item has waited.
+    waits: int = 0
+    #: How its dependencies ended, by id.
+    depends: Mapping[str, Dependency] = field(default_factory=dict)
 
     @classmethod
     def of(cls, assignment: Assignment) -> ClaimedItem:
@@ -166,9 +164,22 @@ class ClaimedItem:
             assignment.lease_s,
             _item_decoder.decode(assignment.item),
             len(memoryview(assignment.item)),
+            assignment.checkpoint,
+            assignment.answer,
+            assignment.answered_by,
+            assignment.waits,
+            assignment.depends,
         )
 
     @cached_property
     def payload(self) -> Any:
         """The submitted payload, decoded; None without one."""
-        return None if self.item.payload == NULL else from_json(self.item.payload)
+        return from_json(self.item.payload)
+
+    @cached_property
+    def dependencies(self) -> dict[str, DependencyEnd]:
+        """How its dependencies ended, by id, their results decoded."""
+        return {
+            name: DependencyEnd(known.status, from_json(known.result), known.omitted)
+            for name, known in self.depends.items()
+        }

@@ -27,6 +27,10 @@ Ended = Callable[[Outcome], None]
 class Execution(Protocol):
     """A handler with its arguments: one of the two is called, once, and never raises."""
 
+    #: Set in the handler's thread when its task is about to be cancelled.  (The task itself
+    #: cannot tell: a `TaskGroup` in it cancels it, too, and does not always take that back.)
+    stopping: bool
+
     @property
     def is_async(self) -> bool:
         """Whether the handler is an async function."""
@@ -88,6 +92,7 @@ class InlineRunner:
             return _nothing
 
         def cancel() -> None:
+            execution.stopping = True
             task.cancel()
 
         return cancel
@@ -143,6 +148,7 @@ class ThreadRunner:
 
         def cancel() -> None:
             # `begin` was put into that loop before this was.
+            execution.stopping = True
             started[0].cancel()
 
         loop.call_soon_threadsafe(begin)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
 from swarm.errors import NoAnswer, Refusal, SwarmError
-from swarm.messages import Submit, SubmitReply
+from swarm.messages import NewItem, Submit, SubmitReply
+from swarm.sdk import describing
 from swarm.sdk.calls import ATTEMPT_S, Calls, Tries, Verdict, read_refusal, refusal_of
-from swarm.sdk.items import Batch, Description, batches
+from swarm.sdk.describing import Described, Description
+from swarm.sdk.items import Batch, batches
 from swarm.subjects import MIXED
 
 #: Most items in one command.
@@ -23,6 +26,8 @@ _reply_decoder = msgspec.json.Decoder(SubmitReply)
 
 #: What became of an item: its id, or why there is none.
 Outcome = str | Refusal | NoAnswer
+#: An item and its position in the call.
+Numbered = tuple[int, NewItem | dict[str, Any]]
 
 
 async def submit(
@@ -30,49 +35,103 @@ async def submit(
 ) -> list[Outcome]:
     """Submit all, in order; what became of each.
 
+    Items that depend on others of the call follow in waves, once the ids of those are known.
     A batch is given up `timeout_s` seconds after it was first sent.  Raises only what
     hinders all of them (`BusUnavailable`), and what `descriptions` itself raises.
     """
-    found: dict[int, Outcome] = {}
-    refused: dict[int, Refusal] = {}
-    free = asyncio.Semaphore(IN_FLIGHT_MAX)
-    tasks: list[asyncio.Task[None]] = []
-    cut = batches(
-        descriptions,
-        count_max=BATCH_SIZE,
-        bytes_max=calls.bus.max_payload // 2,
-        item_bytes_max=calls.item_bytes_max,
-        refused=refused,
-    )
-    try:
-        for batch in cut:
-            await free.acquire()
-            tasks.append(asyncio.create_task(_send(calls, batch, timeout_s, found, free)))
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-    found.update(refused)
+    submission = _Submission(calls, timeout_s)
+    await submission.send(submission.independent(descriptions))
+    while submission.later:
+        await submission.send(submission.next_wave())
+    found = submission.found
     return [found[position] for position in range(len(found))]
 
 
-async def _send(
-    calls: Calls,
-    batch: Batch,
-    timeout_s: float,
-    found: dict[int, Outcome],
-    free: asyncio.Semaphore,
-) -> None:
-    try:
-        exchange = _SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
-        work_type = next(iter(batch.work_types)) if len(batch.work_types) == 1 else MIXED
-        subject = calls.subjects.submit(work_type, calls.sender)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
-        for index, position in enumerate(batch.positions):
-            found[position] = exchange.outcome(index, subject)
-    finally:
-        free.release()
+class _Submission:
+    """One call: what became of its items, and those that wait for others of it."""
+
+    def __init__(self, calls: Calls, timeout_s: float) -> None:
+        self._calls = calls
+        self._timeout_s = timeout_s
+        self.found: dict[int, Outcome] = {}
+        #: By position, in order.
+        self.later: dict[int, Described] = {}
+
+    def independent(self, descriptions: Iterable[Description]) -> Iterator[Numbered]:
+        """Items that depend on none of this call, as they come; the others are kept for later."""
+        now = self._calls.runtime.wall()
+        for position, description in enumerate(descriptions):
+            try:
+                described = describing.read(description, position, now)
+            except Refusal as refusal:
+                self.found[position] = refusal
+                continue
+            if described.earlier:
+                self.later[position] = described
+            else:
+                yield position, described.fields
+
+    def next_wave(self) -> Iterator[Numbered]:
+        """Items of which all is known that they depend on; refuses those whose dependencies
+        were not stored."""
+        waiting, self.later = self.later, {}
+        for position, described in waiting.items():
+            outcomes = [(one, self.found.get(one)) for one in described.earlier]
+            missing = [(one, why) for one, why in outcomes if isinstance(why, SwarmError)]
+            if missing:
+                self.found[position] = _refused_dependency(*missing[0])
+            elif all(isinstance(outcome, str) for _, outcome in outcomes):
+                yield position, described.with_ids(str(outcome) for _, outcome in outcomes)
+            else:
+                self.later[position] = described
+
+    async def send(self, items: Iterable[Numbered]) -> None:
+        """Submit these in batches; what became of each is in `found` then."""
+        calls, refused = self._calls, dict[int, Refusal]()
+        free = asyncio.Semaphore(IN_FLIGHT_MAX)
+        tasks: list[asyncio.Task[None]] = []
+        cut = batches(
+            items,
+            count_max=BATCH_SIZE,
+            bytes_max=calls.bus.max_payload // 2,
+            item_bytes_max=calls.item_bytes_max,
+            refused=refused,
+        )
+        try:
+            for batch in cut:
+                await free.acquire()
+                tasks.append(asyncio.create_task(self._send(batch, free)))
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        self.found.update(refused)
+
+    async def _send(self, batch: Batch, free: asyncio.Semaphore) -> None:
+        calls = self._calls
+        try:
+            exchange = _SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
+            work_type = next(iter(batch.work_types)) if len(batch.work_types) == 1 else MIXED
+            subject = calls.subjects.submit(work_type, calls.sender)
+            deadline = asyncio.get_running_loop().time() + self._timeout_s
+            await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
+            for index, position in enumerate(batch.positions):
+                self.found[position] = exchange.outcome(index, subject)
+        finally:
+            free.release()
+
+
+def _refused_dependency(position: int, why: SwarmError) -> Refusal:
+    """Why an item that depends on another one of the call was not submitted."""
+    if isinstance(why, Refusal):
+        text = f"it depends on item {position} of this call, which was refused: {why.message}"
+        return Refusal(why.code, text, why.retry)
+    return Refusal(
+        "unavailable",
+        f"it depends on item {position} of this call, of which it is not known whether it was "
+        f"stored: {why}",
+        retry=True,
+    )
 
 
 class _SubmitBatch:

@@ -11,6 +11,10 @@ once goes on first: locks, queues, events and the like hand over by the state of
 not by the order of wake-ups.  So `shuffle` permutes exactly those, among their own places
 within one round; this reaches interleavings that a real network would and FIFO never does.
 
+Processes.  Whatever runs in a context in which `PROCESS` is set belongs to that process,
+and so does all that it starts.  `freeze` stops a process as SIGSTOP does, timers and
+wake-ups included: they come due all the same, and run late, in order, after `thaw`.
+
 Nothing may be overlooked: an exception in a callback ends the run with that exception, a
 task that fails with nobody asking for it fails the run at its end, and a program in which
 nothing can ever happen again is a `Deadlock` that names who waits where.
@@ -26,6 +30,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+from swarm.bus.memory_process import PROCESS
 
 if TYPE_CHECKING:
     from typing_extensions import override
@@ -87,6 +93,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks_made = 0
         self._tasks_prune_at = 256
         self._failures: list[BaseException] = []
+        #: What came due for each frozen process, in the order in which it would have run.
+        self._frozen: dict[str, deque[asyncio.Handle]] = {}
 
     # --- the clock and what is to be called ---
 
@@ -174,10 +182,17 @@ class SimLoop(asyncio.BaseEventLoop):
         count = len(ready)
         if count > 1 and self._shuffle is not None:
             self._permute_tasks(self._shuffle)
+        frozen = self._frozen
         for _ in range(count):
             handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if handle._cancelled:
+                continue
+            if frozen:
+                process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
+                if process in frozen:
+                    frozen[process].append(handle)
+                    continue
+            handle._run()
 
     def _permute_tasks(self, rng: random.Random) -> None:
         places = [place for place, handle in enumerate(self._ready) if _steps_task(handle)]
@@ -187,6 +202,20 @@ class SimLoop(asyncio.BaseEventLoop):
         rng.shuffle(handles)
         for place, handle in zip(places, handles, strict=True):
             self._ready[place] = handle
+
+    # --- processes ---
+
+    def freeze(self, process: str) -> None:
+        """Run nothing of this process until `thaw`; no difference if it is frozen already."""
+        self._frozen.setdefault(process, deque())
+
+    def thaw(self, process: str) -> int:
+        """Let it go on: what came due meanwhile runs next.  Returns how many callbacks."""
+        due = self._frozen.pop(process, None)
+        if due is None:
+            return 0
+        self._ready.extend(due)
+        return len(due)
 
     # --- tasks ---
 
@@ -249,8 +278,12 @@ class SimLoop(asyncio.BaseEventLoop):
     def cancel_leftovers(self) -> None:
         """Cancel what still runs, in order of creation, until all of it has ended.
 
+        Frozen processes go on for it, those that were killed included.
+
         Raises `Deadlock` for tasks that go on after being cancelled `CANCEL_ROUNDS` times.
         """
+        for process in list(self._frozen):
+            self.thaw(process)
         for _ in range(CANCEL_ROUNDS):
             left = self.pending_tasks()
             if not left:
@@ -280,6 +313,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def _describe_wait(self, what: str) -> str:
         pending = self.pending_tasks()
         lines = [f"{what} at {self._now_s:.6f} s; {len(pending)} tasks pending"]
+        lines += [f"  frozen: {name}, {len(due)} callbacks" for name, due in self._frozen.items()]
         lines += [f"  {describe_task(task)}" for task in pending[:40]]
         if len(pending) > 40:
             lines.append(f"  and {len(pending) - 40} more")

@@ -70,7 +70,7 @@ _execution_decoder = msgspec.json.Decoder(_ExecutionLine)
 _ack_decoder = msgspec.json.Decoder(_AckLine)
 
 
-class _LineFile:
+class LineFile:
     """A file in `directory` of this process only, made with the first line."""
 
     def __init__(self, directory: Path, stem: str) -> None:
@@ -111,7 +111,7 @@ class ExecutionLog:
     """Records every execution of this process, from whatever thread it runs in."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
-        self._lines = _LineFile(directory, "executions")
+        self._lines = LineFile(directory, "executions")
         self._wall = wall
         self._numbers = itertools.count(1)
 
@@ -143,7 +143,7 @@ class AckLog:
     """Records what a client was told by the swarm, the moment it was told."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
-        self._lines = _LineFile(directory, "acks")
+        self._lines = LineFile(directory, "acks")
         self._wall = wall
 
     def submitted(self, work_item_ids: Iterable[str]) -> None:

@@ -1,9 +1,9 @@
-"""HTTP for load balancers and people: ``/health`` (alive) and ``/ready`` (useful)."""
+"""HTTP for load balancers, Prometheus and people: ``/health``, ``/ready``, ``/metrics``."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -13,13 +13,16 @@ from swarm.errors import BadInput
 
 #: A state to show: whether it is good, and the JSON body.
 Probe = Callable[[], tuple[bool, dict[str, Any]]]
+#: A text to show, and its content type.
+Text = Callable[[], Awaitable[tuple[bytes, str]]]
 
 
 class HttpServer:
-    """Answers each path by asking its probe: 200 when it is good, else 503."""
+    """Answers each path by asking its probe (200 when it is good, else 503), or its text."""
 
-    def __init__(self, probes: dict[str, Probe]) -> None:
+    def __init__(self, probes: dict[str, Probe], texts: dict[str, Text] | None = None) -> None:
         self._probes = probes
+        self._texts = texts or {}
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -28,6 +31,8 @@ class HttpServer:
         app = web.Application()
         for path, probe in self._probes.items():
             app.router.add_get(path, _handler(probe))
+        for path, text in self._texts.items():
+            app.router.add_get(path, _text_handler(text))
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         try:
@@ -56,6 +61,15 @@ def _handler(probe: Probe) -> Callable[[web.Request], Any]:
             content_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
+
+    return answer
+
+
+def _text_handler(text: Text) -> Callable[[web.Request], Any]:
+    async def answer(_request: web.Request) -> web.Response:
+        body, content_type = await text()
+        headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
+        return web.Response(body=body, headers=headers)
 
     return answer
 

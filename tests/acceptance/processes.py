@@ -16,6 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from swarm.messages import ShardStats
+from swarm.sdk.client import Swarm
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 POLL_S = 0.02
@@ -45,6 +50,7 @@ class Place:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         self.env |= {"HOME": str(path), "XDG_RUNTIME_DIR": str(path / "run"), **settings}
         self._started: list[subprocess.Popen[str]] = []
+        self._ups: list[Up] = []
 
     def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
         """Start `swarm …`; its output can be read from the process."""
@@ -76,6 +82,7 @@ class Place:
     def up(self, *arguments: str, **settings: str) -> Up:
         """`swarm up`, ready."""
         up = Up(self, arguments, settings)
+        self._ups.append(up)
         up.until_ready()
         return up
 
@@ -89,7 +96,14 @@ class Place:
         until("no process is left", lambda: not self.pids())
 
     def clean(self) -> None:
-        """End all that is left."""
+        """End all that is left; whatever a test did, the counts of its swarms add up."""
+        try:
+            for up in self._ups:
+                up.check_conservation()
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
         for process in self._started:
             process.kill()
             process.communicate()
@@ -130,6 +144,26 @@ class Up:
             with error:
                 return error.code, json.loads(error.read())
 
+    def metrics(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """Figures by name and values of their labels, as Prometheus reads them; {} if gone."""
+        try:
+            with urllib.request.urlopen(self.http_url + "/metrics", timeout=DEADLINE_S) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return {}
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+        return found
+
+    def check_conservation(self) -> None:
+        """If it runs: no item is lost or counted twice in any of its shards."""
+        if self.process.poll() is not None or not self.http_url:
+            return
+        off = self.metrics().get("swarmsh_conservation", {})
+        assert not any(off.values()), f"items do not add up, by shard: {off}"
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """What it has logged under this name so far."""
         found = [json.loads(line) for line in list(self.err) if line.startswith("{")]
@@ -137,6 +171,7 @@ class Up:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop it in order; its exit code."""
+        self.check_conservation()
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
@@ -191,3 +226,11 @@ def free_port() -> int:
     """A port that nobody listens on now."""
     with TakenPort() as port:
         return port
+
+
+async def check_conservation(swarm: Swarm) -> None:
+    """No item is lost or counted twice, by the words of every shard's owner."""
+    for shard, stats in (await swarm.stats(timeout_s=DEADLINE_S)).items():
+        assert isinstance(stats, ShardStats), f"shard {shard}: {stats}"
+        assert stats.conservation == 0, f"shard {shard}: {stats}"
+        assert stats.walked_at == stats.as_of, f"shard {shard} was not walked over: {stats}"

@@ -15,9 +15,9 @@ from typing import Any
 DEADLINE_S = 20.0
 
 #: Values of these keys differ from run to run, and what they are matters later on.
-NAMES = {"coordinator", "incarnation", "owner", "session", "token"}
+NAMES = {"coordinator", "incarnation", "owner", "session", "token", "version"}
 #: Numbers under these keys differ from run to run.
-NUMBERS = {"as_of", "claimed_at", "finished_at", "now", "submitted_at"}
+NUMBERS = {"as_of", "claimed_at", "finished_at", "grace_s", "now", "submitted_at", "until"}
 
 
 @dataclass

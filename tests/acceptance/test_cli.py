@@ -76,12 +76,12 @@ def test_a_failure_from_a_shell(place: Place, work_type: str) -> None:
         swarm submit --type {work_type} >/dev/null
         read -r id token < <(swarm claim --type {work_type} --agent me --wait 10)
         export SWARM_TOKEN=$token SWARM_AGENT_ID=me
-        swarm fail "$id" --error 'no disk'
+        swarm fail "$id" --error 'no disk' --final
         swarm work get "$id"
         """,
     )
     assert done.returncode == 0, done.stderr
-    assert "state        dead\n" in done.stdout
+    assert "status       dead (failed)\n" in done.stdout
     assert "error        no disk\n" in done.stdout
 
 
@@ -173,7 +173,7 @@ def test_an_agent_runs_any_program(place: Place, work_type: str) -> None:
 def test_a_failing_program_fails_the_item(place: Place, work_type: str) -> None:
     script = "echo 'cannot open file' >&2; exit 7"
     agent = place.start("agent", "--type", work_type, "--exec", script)
-    done = place.run("submit", "--type", work_type, "--wait")
+    done = place.run("submit", "--type", work_type, "--max-attempts", "1", "--wait")
     assert done.returncode == 1
     assert "exit code 7: cannot open file" in done.stderr
     agent.terminate()

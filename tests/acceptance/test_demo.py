@@ -88,6 +88,26 @@ def test_what_is_kept_can_be_checked_again(place: Place, tree: Path) -> None:
     place.until_empty()
 
 
+def test_a_coordinator_killed_in_the_middle_changes_nothing_in_the_end(
+    place: Place, tree: Path
+) -> None:
+    # Enough work that there is a middle.
+    for package in ("asyncio", "email", "encodings", "json", "unittest", "xml"):
+        shutil.copytree(Path(sysconfig.get_path("stdlib")) / package, tree / package)
+    done = place.run("demo", "--tree", str(tree), "--json", "--chaos")
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    items = 3 * len([path for path in tree.rglob("*.py") if "__pycache__" not in path.parts])
+    assert last["items"] == last["completed"] == items
+    assert last["lost"] == last["held_twice"] == 0
+    assert last["killed"] in ("coordinator-1", "coordinator-2", "coordinator-3")
+    assert 0.5 < last["longest_pause_s"] < 5.0
+    assert f"kill -9 of {last['killed']}" in done.stderr
+    assert f"{last['killed']} was killed (-9) in the middle of the work" in done.stderr
+    assert "check passed" in done.stderr
+    place.until_empty()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(
     place: Place, tree: Path, number: signal.Signals
@@ -121,6 +141,7 @@ def test_a_killed_demo_leaves_no_process(place: Place, tree: Path) -> None:
         (["--tree", "tree", "--keep", "tree"], "--keep tree is not empty"),
         (["--tree", "tree", "--agents", "0"], "'0' is no whole number from 1"),
         (["--tree", "tree", "--coordinators", "none"], "'none' is no whole number from 1"),
+        (["--tree", "tree", "--chaos", "--coordinators", "1"], "another one is needed"),
     ],
 )
 def test_wrong_use_is_explained_in_a_line(

@@ -8,90 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
 
 from swarm.bus.embedded import EmbeddedServer
-from swarm.messages import ShardStats
-from swarm.sdk.client import Handle, Swarm
-from swarm.subjects import Subjects, parse_item_id
-from swarm.testing.history import (
-    AckLog,
-    Execution,
-    History,
-    Report,
-    check,
-    read_acks,
-    read_executions,
-    read_logs,
-)
-from tests.acceptance.processes import DEADLINE_S, POLL_S, Place, command_of, kill
-from tests.acceptance.recovering import RECORDS_ENV
-
-SHARDS = 6
-LEASE_S = 6
-SETTINGS = {"SHARD_COUNT": str(SHARDS), "LEASE_S": str(LEASE_S), "HEARTBEAT_S": "1"}
-AGENT = ("--type", "work", "--handler", "tests.acceptance.recovering:work", "--concurrency", "4")
-THREE = ["coordinator-1", "coordinator-2", "coordinator-3"]
-
-
-class Run:
-    """A place, what is submitted there, and the records of it."""
-
-    def __init__(self, place: Place, prefix: str = "swarm") -> None:
-        self.place = place
-        self.prefix = prefix
-        self.records = place.path / "records"
-        self.acks = AckLog(self.records)
-        self.handles: list[Handle] = []
-
-    async def submit(self, swarm: Swarm, count: int, seconds: float) -> None:
-        """Items that take so long; whatever happens meanwhile, each is accepted in time."""
-        numbers = range(len(self.handles), len(self.handles) + count)
-        items = [
-            {"work_type": "work", "payload": {"number": number, "seconds": seconds}}
-            for number in numbers
-        ]
-        for outcome in await swarm.submit_many(items, timeout_s=DEADLINE_S):
-            assert isinstance(outcome, Handle), outcome
-            self.acks.submitted([outcome.work_item_id])
-            self.handles.append(outcome)
-
-    async def results(self) -> None:
-        """Return once the client has the result of every item, and they are right."""
-        for number, handle in enumerate(self.handles):
-            assert await handle.result(timeout=DEADLINE_S) == number
-            self.acks.completed([handle.work_item_id])
-
-    def running(self) -> list[Execution]:
-        """Executions that have begun and not ended."""
-        return [execution for execution in self.executions() if execution.end is None]
-
-    def executions(self) -> list[Execution]:
-        return read_executions(self.records)
-
-    async def verdict(self, swarm: Swarm) -> tuple[Report, History]:
-        history = await read_logs(swarm.bus, Subjects(self.prefix), range(SHARDS))
-        return check(self.executions(), read_acks(self.records), history), history
-
-
-async def eventually(what: str, condition: Callable[[], object]) -> None:
-    """`until`, with the event loop running."""
-    give_up_at = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < give_up_at, f"not within {DEADLINE_S} s: {what}"
-        await asyncio.sleep(POLL_S)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    run = Run(Place(tmp_path, **SETTINGS, **{RECORDS_ENV: str(tmp_path / "records")}))
-    yield run
-    run.place.clean()
-    run.acks.close()
-
+from swarm.sdk.client import Swarm
+from swarm.subjects import parse_item_id
+from swarm.testing.history import Execution
+from tests.acceptance.processes import command_of, kill
+from tests.acceptance.runs import AGENT, LEASE_S, THREE, Run, eventually, owners
 
 # --- everything dies -----------------------------------------------------------------------
 
@@ -149,17 +72,7 @@ async def test_agents_keep_what_they_hold_when_a_coordinator_is_killed(
 ) -> None:
     run.prefix = nats_prefix
     place = run.place
-    place.env |= {
-        "NATS_URL": nats_server.url,
-        "SWARM_PREFIX": nats_prefix,
-        "COORDINATORS": " ".join(THREE),
-    }
-    # Not under `swarm up`, which would start the killed one again.
-    place.start("node", "--role", "router", "--id", "router-1", "--no-http")
-    nodes = {
-        name: place.start("node", "--role", "coordinator", "--id", name, "--no-http")
-        for name in THREE
-    }
+    nodes = run.start_three(nats_server.url)
     for number in (1, 2, 3):
         place.start("agent", "--id", f"agent-{number}", *AGENT)
     async with Swarm.connect(nats_server.url, prefix=nats_prefix) as swarm:
@@ -198,17 +111,3 @@ def busiest(owner: dict[int, str], held: list[Execution]) -> str:
     shards = [parse_item_id(execution.work_item_id)[0] for execution in held]
     counts = {name: sum(owner[shard] == name for shard in shards) for name in THREE}
     return max(counts, key=lambda name: counts[name])
-
-
-async def owners(swarm: Swarm, names: list[str]) -> dict[int, str]:
-    """Who owns which shard, once all shards are owned by those named, by their own words."""
-    give_up_at = time.monotonic() + DEADLINE_S
-    while True:
-        stats = await swarm.stats(timeout_s=DEADLINE_S)
-        found = {
-            shard: one.coordinator for shard, one in stats.items() if isinstance(one, ShardStats)
-        }
-        if len(found) == SHARDS and set(found.values()) == set(names):
-            return found
-        assert time.monotonic() < give_up_at, f"owned by {found}, wanted: {names}"
-        await asyncio.sleep(POLL_S)

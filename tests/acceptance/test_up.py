@@ -327,13 +327,15 @@ def test_nodes_against_a_given_nats(place: Place, tmp_path: Path) -> None:
             SWARM_PREFIX="other",
         )  # fmt: skip
     other = Up.__new__(Up)
+    settled = ([0, 2], [1, 3], None)
     for name, port in ports.items():
         other.http_url = f"http://127.0.0.1:{port}"
         until(f"{name} answers", lambda: _answers(other))
         until(f"{name} is ready", lambda: other.get("/ready")[0] == 200)
+        # Ready with its first shard; the others follow.
+        until(f"{name} owns its share", lambda: other.get("/ready")[1].get("owned") in settled)
         _, body = other.get("/ready")
         assert body["coordinators"] == ["a", "b"]
-        assert body.get("owned") in ([0, 2], [1, 3], None)
     done = place.run("submit", "--type", "sum", "--nats-url", up.nats_url, "--prefix", "other")
     assert done.returncode == 0, done.stderr
     # The other swarm on the same NATS does not see it.

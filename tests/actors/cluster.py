@@ -39,6 +39,7 @@ class Cluster:
             settings.coordinators,
         )
         self.coordinators: dict[str, Coordinator] = {}
+        self._started = 0
         self.router = Router(self.world.connect("r1"), settings, self.map, self.runtime(1))
         self.swarm = Swarm(self.world.connect("me"), self.runtime(2))
 
@@ -57,7 +58,8 @@ class Cluster:
     async def start_coordinator(
         self, name: str, wall: Callable[[], float] | None = None
     ) -> Coordinator:
-        runtime = self.runtime(100 + len(name), wall)
+        self._started += 1
+        runtime = self.runtime(100 + self._started, wall)
         bus = self.world.connect(name)
         coordinator = Coordinator(bus, self.settings, name, self.map, runtime)
         self.coordinators[name] = coordinator

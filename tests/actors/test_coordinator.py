@@ -7,6 +7,7 @@ import msgspec
 from swarm.actors.router import Router
 from swarm.messages import Complete
 from tests.actors.cluster import SETTINGS, Cluster, HandAgent, on_cluster, pass_time, until
+from tests.actors.test_standby import THREE
 
 
 def test_a_second_live_process_of_an_agent_id_is_refused_unless_it_takes_over() -> None:
@@ -188,7 +189,7 @@ def test_a_batch_with_bad_items_is_accepted_but_for_them() -> None:
         items: list[object] = [{"work_type": "build"} for _ in range(200)]
         items[7] = {"work_type": "no good"}
         items[9] = {"work_type": "build", "priority": "urgent"}
-        items[11] = {"work_type": "build", "dependencies": ["0-1"]}
+        items[11] = {"work_type": "build", "dependencies": ["7-1"]}
         items[13] = 5
         body = msgspec.json.encode({"items": items})
         await bus.publish("swarm.submit.build.you", body, reply="_INBOX.you.1")
@@ -196,8 +197,52 @@ def test_a_batch_with_bad_items_is_accepted_but_for_them() -> None:
         errors = {index: result["error"] for index, result in results.items() if "error" in result}
         assert sorted(errors) == [7, 9, 11, 13]
         assert "low" in str(errors[9])
-        assert "unsupported" in str(errors[11])
+        assert "shards 0 to 1" in str(errors[11])
         listed = [item async for item in cluster.swarm.list()]
         assert len(listed) == 196
 
     on_cluster(scenario)
+
+
+def test_a_beat_that_comes_back_late_proves_nothing() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        presence = cluster.coordinators["c1"]._presence
+        assert presence.hearing()
+        cluster.world.pause("c1", 5.0)
+        await pass_time(4.0)
+        assert not presence.hearing()
+        stale = msgspec.structs.replace(presence.shown, number=presence.shown.number - 8)
+        assert presence.heard(stale), "it is our own"
+        assert not presence.hearing(), "but was sent two seconds ago"
+        await pass_time(2.0)
+        assert presence.hearing()
+
+    on_cluster(scenario)
+
+
+def test_who_was_stopped_does_not_lend_slots_of_agents_that_have_moved() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2", "c3", owned=3)
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach(concurrency=4)
+        await agent.next(4)
+        home = agent.coordinator
+        await pass_time(1.0)
+        cluster.world.pause(home, 3.0)
+        await pass_time(1.5)
+        # Its agent is told, and goes on elsewhere.
+        await agent.attach(session=agent.session)
+        assert agent.coordinator != home
+        lent: list[str] = []
+        cluster.world.on_publish(
+            lambda node, subject, *rest: lent.append(subject) if node == home else None
+        )
+        # Asked for while it was stopped: it reads this first when it wakes up.
+        peer = cluster.world.connect("c9")
+        for _ in range(3):
+            await peer.publish(f"swarm.coordinator.{home}.borrow.c9", b'{"ready":{"build":9}}')
+        await pass_time(10.0)
+        assert [subject for subject in lent if ".lend." in subject] == []
+
+    on_cluster(scenario, settings=THREE)

@@ -9,16 +9,16 @@ import pytest
 
 from swarm.bus.base import Bus, Entry, headers_size
 from swarm.errors import AppendRefused, LogMissing, OutcomeUnknown, PayloadTooLarge
-from tests.conformance.worlds import DEADLINE_S, Seen, World, ignore, outcome, settled
-
-TIMEOUT_S = 5.0
-
-
-async def filled(bus: Bus, log: str, count: int) -> None:
-    """Make a log with the entries b"1", b"2", …"""
-    await bus.create_log(log)
-    for seq in range(count):
-        assert await bus.append(log, str(seq + 1).encode(), seq, TIMEOUT_S) == seq + 1
+from tests.conformance.worlds import (
+    DEADLINE_S,
+    TIMEOUT_S,
+    Seen,
+    World,
+    filled,
+    ignore,
+    outcome,
+    settled,
+)
 
 
 async def read_all(bus: Bus, log: str, count: int, limit: int = 1000) -> list[Entry]:
@@ -119,6 +119,8 @@ async def test_a_log_that_is_missing(world: World) -> None:
         bus.append(log, b"x", 0, TIMEOUT_S),
         bus.read(log, 1, 10),
         bus.follow(log, 1, ignore),
+        bus.log_info(log),
+        bus.purge(log, 1),
     ):
         with pytest.raises(LogMissing, match=log):
             await call

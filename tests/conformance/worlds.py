@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+import nats
+
 from swarm.bus import jetstream
 from swarm.bus.base import Bus
 from swarm.bus.memory import MemoryWorld
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 #: For what is certain to come; only a failing test waits so long.
 DEADLINE_S = 10.0
+#: For an append or record that nothing stands in the way of.
+TIMEOUT_S = 5.0
 
 
 class World(ABC):
@@ -47,6 +51,17 @@ class World(ABC):
         """A subject that no other test uses."""
         return f"{self.prefix}.{rest}"
 
+    # What an operator can do:
+
+    @abstractmethod
+    async def delete_log(self, number: int = 0) -> None: ...
+
+    @abstractmethod
+    async def delete_records(self, name: str) -> None: ...
+
+    @abstractmethod
+    async def delete_state(self) -> None: ...
+
     @abstractmethod
     async def _connect(self, sender: str) -> Bus: ...
 
@@ -63,6 +78,20 @@ class InMemoryWorld(World):
             self._world = MemoryWorld.on_wall_clock()  # needs the running loop
         return self._world.connect(sender)
 
+    @property
+    def _there(self) -> MemoryWorld:
+        assert self._world is not None, "connect first"
+        return self._world
+
+    async def delete_log(self, number: int = 0) -> None:
+        self._there.delete_log(self.log(number))
+
+    async def delete_records(self, name: str) -> None:
+        self._there.delete_records(name)
+
+    async def delete_state(self) -> None:
+        self._there.delete_state()
+
 
 class JetStreamWorld(World):
     """`swarm.bus.jetstream` on a real server."""
@@ -72,7 +101,24 @@ class JetStreamWorld(World):
         self._url = url
 
     async def _connect(self, sender: str) -> Bus:
-        return await jetstream.connect(self._url, sender, prefix=self.prefix)
+        bus = await jetstream.connect(self._url, sender, prefix=self.prefix)
+        if not self._buses:
+            await bus.open_state()
+        return bus
+
+    async def delete_log(self, number: int = 0) -> None:
+        await self._delete(f"{self.prefix}log_{number}")
+
+    async def delete_records(self, name: str) -> None:
+        await self._delete(name.replace(".", "_"))
+
+    async def delete_state(self) -> None:
+        await self._delete(f"KV_{self.prefix}-state")
+
+    async def _delete(self, stream: str) -> None:
+        client = await nats.connect(self._url)
+        await client.jetstream().delete_stream(stream)
+        await client.close()
 
 
 class Seen(Generic[T]):
@@ -97,6 +143,13 @@ class Seen(Generic[T]):
                 self._changed.clear()
                 await self._changed.wait()
         return self.all
+
+
+async def filled(bus: Bus, log: str, count: int) -> None:
+    """Make a log with the entries b"1", b"2", …"""
+    await bus.create_log(log)
+    for seq in range(count):
+        assert await bus.append(log, str(seq + 1).encode(), seq, TIMEOUT_S) == seq + 1
 
 
 async def settled(*buses: Bus) -> None:

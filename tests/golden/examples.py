@@ -6,6 +6,7 @@ earlier version is never changed.
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Raw, Struct, structs
 
 from swarm import messages as m
@@ -31,11 +32,62 @@ RICH_ITEM = m.NewItem(
     idempotency_key="words/7",
     lease_s=90.5,
     trace=TRACE,
+    max_attempts=5,
+    backoff_s=0.5,
+    not_before=1733396350.0,
+    deadline=1733482800.5,
+    progress_s=600.0,
+    on_dependency_failure="cancel",
 )
 SPARSE = Raw(b'{"work_type":"feature"}')
 RICH = Raw(
     b'{"work_type":"feature","description":"say \\"hi\\"","priority":"low",'
     b'"payload":{"deep":[[{}]]}}'
+)
+
+# An item as its shard keeps it.
+HOLD = m.Hold("ada", SESSION, 2, TOKEN, 1733396340.125, 30.0)
+RICH_HOLD = m.Hold("ada", SESSION, 2, TOKEN, 1733396340.125, 90.5, 62.5, "half way")
+END = m.End("completed", DONE_AT)
+RICH_END = m.End("dead", DONE_AT, RICH_HOLD, Raw(b'{"words":2}'), "disk full", "quarantined")
+PAUSE = m.Pause("blocked")
+RICH_PAUSE = m.Pause("waiting", DONE_AT, Raw(b'{"approve":"budget"}'), 1733396350.5, "resume")
+ASK = m.Ask("cancelled", DONE_AT)
+RICH_ASK = m.Ask("dead", DONE_AT, "too late", "lisa")
+ATTEMPT = m.Attempt(1, "ada", 1733396334.5, 1733396335.5, "lapsed")
+RICH_ATTEMPT = m.Attempt(2, "bob", 1733396340.125, 1733396341.5, "failed", "disk full")
+DEPENDENCY = m.Dependency()
+RICH_DEPENDENCY = m.Dependency("completed", Raw(b'{"words":2}'), True)
+RICH_STORY = m.Story(
+    history=[ATTEMPT, RICH_ATTEMPT],
+    deaths=1,
+    checkpoint=Raw(b'{"page":7}'),
+    waits=2,
+    answer=Raw(b'{"approved":true}'),
+    answered_by="lisa",
+    ask=RICH_ASK,
+    depends={"3-1": DEPENDENCY, "5-2": RICH_DEPENDENCY},
+    dependents={"7-4": "", "7-5": "dead"},
+    replays=1,
+    replayed_by="lisa",
+    replayed_at=1733396345.5,
+)
+SPARSE_STATE = m.Item(17, SPARSE, "feature", 2, 1733396333.5)
+#: No item is held, ended and paused at once: every field, all the same.
+RICH_STATE = m.Item(
+    number=18,
+    spec=RICH,
+    work_type="feature",
+    rank=0,
+    submitted_at=1733396333.5,
+    lease_s=90.5,
+    fence=2,
+    attempt=1,
+    hold=RICH_HOLD,
+    end=RICH_END,
+    pause=RICH_PAUSE,
+    story=RICH_STORY,
+    seq=41,
 )
 
 SPARSE_WORK_ITEM = m.WorkItem("3-17", "feature", "queued", "medium", 1733396333.5)
@@ -61,9 +113,37 @@ RICH_WORK_ITEM = m.WorkItem(
     result=Raw(b'{"words":2}'),
     error="was dead before",
     as_of=4711,
+    version="0a1b2c3d",
+    dependencies=["3-1"],
+    not_before=1733396350.0,
+    deadline=1733482800.5,
+    max_attempts=5,
+    until=DONE_AT,
+    waits_for=Raw(b'{"approve":"budget"}'),
+    waits=2,
+    answer=Raw(b'{"approved":true}'),
+    answered_by="lisa",
+    checkpoint=Raw(b'{"page":7}'),
+    cause="quarantined",
+    history=[ATTEMPT, RICH_ATTEMPT],
+    deaths=1,
+    replays=1,
+    ask=RICH_ASK,
+    depends={"3-1": RICH_DEPENDENCY},
 )
 SPARSE_ASSIGNMENT = m.Assignment("3-17", TOKEN, 1, 30.0, SPARSE)
-RICH_ASSIGNMENT = m.Assignment("3-18", TOKEN, 2, 90.5, RICH)
+RICH_ASSIGNMENT = m.Assignment(
+    work_item_id="3-18",
+    token=TOKEN,
+    attempt=2,
+    lease_s=90.5,
+    item=RICH,
+    checkpoint=Raw(b'{"page":7}'),
+    answer=Raw(b'{"approved":true}'),
+    depends={"3-1": RICH_DEPENDENCY},
+    waits=2,
+    answered_by="lisa",
+)
 SPARSE_BEAT = m.Beat("coordinator-1", "5f6e7d8c9b", 1, 1)
 RICH_BEAT = m.Beat(
     coordinator="coordinator-1",
@@ -76,6 +156,9 @@ RICH_BEAT = m.Beat(
     ready={"feature": 20},
     closed={"7": "swarmlog.7: entry 3 is ours but cannot be decoded"},
     draining=True,
+    standby={"1": 0.25, "5": -1.0},
+    leaving=True,
+    storage=0.125,
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 STATS = m.ShardStats(
@@ -89,7 +172,21 @@ STATS = m.ShardStats(
     conservation=0,
     foreign=0,
 )
+FULL_STATS = structs.replace(
+    STATS,
+    refused={"stale_token": 2},
+    archived=14,
+    first_seq=4096,
+    log_bytes=1_048_576,
+    live_bytes=65_536,
+    walked_at=4700,
+)
 CREDIT = m.Credit("ada", SESSION, 2, ["feature"])
+
+FULL_PROGRESSED = m.Progressed(17, 62.5, "half way", COMMAND, Raw(b'{"page":7}'))
+ACCEPTED = m.Accepted(18, 2)
+RICH_ACCEPTED = m.Accepted(18, 2, [0, 7], [(3, 17), (5, 4)], [5])
+TAKEN = m.Taken(17, 2, "claim")
 
 #: By class: with required fields only, and with every field other than its default.
 EXAMPLES: dict[str, tuple[Struct, Struct]] = {
@@ -109,26 +206,55 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
         m.SubmitReply([]),
         m.SubmitReply([m.SubmitResult(0, "3-17"), m.SubmitResult(1, error=ERROR)], COMMAND),
     ),
-    "Get": (m.Get("3-17"), m.Get("3-17", 25.5)),
+    "Get": (m.Get("3-17"), m.Get("3-17", 25.5, "0a1b2c3d")),
+    "Cancel": (
+        m.Cancel(COMMAND, "3-17"),
+        m.Cancel(COMMAND, "3-17", "not wanted any more", 2.5, 1),
+    ),
+    "Prioritize": (
+        m.Prioritize(COMMAND, "3-17", "low"),
+        m.Prioritize(COMMAND, "3-17", "critical", 1),
+    ),
+    "Retry": (m.Retry(COMMAND, "3-17"), m.Retry(COMMAND, "3-17", 1)),
+    "Answer": (
+        m.Answer(COMMAND, "3-17"),
+        m.Answer(COMMAND, "3-17", Raw(b'{"approved":true}'), 2, 1),
+    ),
     "List": (m.List(), m.List("queued", "feature", 500, 17)),
     "Stats": (m.Stats(), m.Stats()),
     "WorkItem": (SPARSE_WORK_ITEM, RICH_WORK_ITEM),
-    "ItemPage": (m.ItemPage([]), m.ItemPage([SPARSE_WORK_ITEM, RICH_WORK_ITEM], 18, 4711)),
-    "ShardStats": (STATS, structs.replace(STATS, refused={"stale_token": 2})),
+    "ItemPage": (m.ItemPage([]), m.ItemPage([SPARSE_WORK_ITEM, RICH_WORK_ITEM], 18, 4711, 900)),
+    "ShardStats": (STATS, FULL_STATS),
     # agents
     "Claim": (m.Claim(COMMAND, ["feature"]), m.Claim(COMMAND, ["feature", "review"], 3600.0, 1)),
     "Complete": (
         m.Complete(COMMAND, "3-17", TOKEN),
         m.Complete(COMMAND, "3-17", TOKEN, Raw(b'{"words":[2,{"a":"\\u00e4"}]}'), 1),
     ),
-    "Fail": (m.Fail(COMMAND, "3-17", TOKEN), m.Fail(COMMAND, "3-17", TOKEN, "disk full", 1)),
+    "Fail": (
+        m.Fail(COMMAND, "3-17", TOKEN),
+        m.Fail(COMMAND, "3-17", TOKEN, "disk full", 1, 2.5, True),
+    ),
     "Release": (
         m.Release(COMMAND, "3-17", TOKEN),
-        m.Release(COMMAND, "3-17", TOKEN, "no free slot", 1),
+        m.Release(COMMAND, "3-17", TOKEN, "no free slot", 1, Raw(b'{"page":7}')),
     ),
     "Progress": (
         m.Progress(COMMAND, "3-17", TOKEN, 0.0),
-        m.Progress(COMMAND, "3-17", TOKEN, 62.5, "half way", 1),
+        m.Progress(COMMAND, "3-17", TOKEN, 62.5, "half way", 1, Raw(b'{"page":7}')),
+    ),
+    "Wait": (
+        m.Wait(COMMAND, "3-17", TOKEN, Raw(b'"an approval"')),
+        m.Wait(
+            COMMAND,
+            "3-17",
+            TOKEN,
+            Raw(b'{"approve":"budget"}'),
+            3600.5,
+            "resume",
+            Raw(b'{"page":7}'),
+            1,
+        ),
     ),
     "Renew": (m.Renew("3-17", TOKEN), m.Renew("3-17", TOKEN)),
     "Ack": (m.Ack(), m.Ack(COMMAND, "3-17", "claimed", 30.0, ERROR)),
@@ -145,6 +271,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
                 m.Fail(LATER, "3-18", TOKEN, "boom"),
                 m.Release(LATER, "3-19", TOKEN),
                 m.Progress(LATER, "3-20", TOKEN, 10.0),
+                m.Wait(LATER, "3-21", TOKEN, Raw(b'"an approval"')),
             ],
         ),
     ),
@@ -154,7 +281,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     ),
     "Control": (
         m.Control("reattach"),
-        m.Control("stop", "3-17", TOKEN, "this claim has ended"),
+        m.Control("cancel", "3-17", TOKEN, "not wanted any more", 2.5),
     ),
     "Attach": (m.Attach(["feature"]), m.Attach(["feature", "review"], 4, SESSION, True)),
     "Attached": (
@@ -174,6 +301,17 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
         m.Attention(SESSION, "coordinator-1"),
         m.Attention(SESSION, "coordinator-1", True, "s0c5d11ab9e"),
     ),
+    "Watch": (m.Watch("3-17", "5-2"), m.Watch("3-17", "5-2")),
+    "Watching": (m.Watching("3-17", "5-2"), m.Watching("3-17", "5-2")),
+    "Outcome": (
+        m.Outcome("3-17", "5-2", "cancelled"),
+        m.Outcome("3-17", "5-2", "completed", Raw(b'{"words":2}'), True),
+    ),
+    "Heard": (m.Heard("3-17", "5-2", "dead"), m.Heard("3-17", "5-2", "dead")),
+    "Handoff": (m.Handoff(3, 2, 4711), m.Handoff(3, 2, 4711, True)),
+    "HandoffReply": (m.HandoffReply(3, 4711), m.HandoffReply(3, 4711, 3)),
+    "Move": (m.Move(3), m.Move(3, "coordinator-2")),
+    "Moved": (m.Moved(3, "coordinator-2"), m.Moved(3, "coordinator-2")),
     "Gone": (m.Gone("coordinator-1", "coordinator-2"), m.Gone("coordinator-1", "coordinator-2")),
     "ShardMap": (MAP, MAP),
     "Describe": (m.Describe(), m.Describe()),
@@ -185,23 +323,82 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Opened": (m.Opened("coordinator-1"), m.Opened("coordinator-1")),
     "Submitted": (
         m.Submitted(COMMAND, 1, [SPARSE]),
-        m.Submitted(COMMAND, 18, [SPARSE, RICH], [0, 7], [(3, 17)]),
+        m.Submitted(COMMAND, 18, [SPARSE, RICH], [0, 7], [(3, 17), (5, 4)], [5]),
     ),
     "Claimed": (
         m.Claimed(17, 2, "ada", SESSION),
         m.Claimed(17, 2, "ada", SESSION, 90.5, COMMAND),
     ),
-    "Progressed": (m.Progressed(17, 0.0), m.Progressed(17, 62.5, "half way", COMMAND)),
+    "Progressed": (m.Progressed(17, 0.0), FULL_PROGRESSED),
     "Completed": (m.Completed(17, 2), m.Completed(17, 2, COMMAND, Raw(b'{"words":2}'))),
-    "Died": (m.Died(17, 2), m.Died(17, 2, "disk full", COMMAND)),
+    "Died": (m.Died(17, 2), m.Died(17, 2, "disk full", COMMAND, "expired")),
+    "Retried": (m.Retried(17, 2, DONE_AT), m.Retried(17, 2, DONE_AT, "disk full", COMMAND)),
     "Released": (
         m.Released(17, 2, "lapsed"),
-        m.Released(17, 2, "agent", "no free slot", COMMAND),
+        m.Released(17, 2, "agent", "no free slot", COMMAND, Raw(b'{"page":7}')),
     ),
+    "Waited": (
+        m.Waited(17, 2, Raw(b'"an approval"')),
+        m.Waited(
+            17, 2, Raw(b'{"approve":"budget"}'), DONE_AT, "resume", Raw(b'{"page":7}'), COMMAND
+        ),
+    ),
+    "Answered": (
+        m.Answered(17),
+        m.Answered(17, Raw(b'{"approved":true}'), "lisa", COMMAND),
+    ),
+    "Due": (m.Due([17]), m.Due([17, 18])),
+    "Asked": (
+        m.Asked(17, DONE_AT),
+        m.Asked(17, DONE_AT, "dead", "too late", "lisa", COMMAND),
+    ),
+    "Cancelled": (
+        m.Cancelled(17, 2),
+        m.Cancelled(17, 2, "not wanted any more", "lisa", COMMAND),
+    ),
+    "Prioritized": (m.Prioritized(17, "low"), m.Prioritized(17, "critical", COMMAND)),
+    "Replayed": (m.Replayed(17), m.Replayed(17, "lisa", COMMAND)),
+    "Watched": (m.Watched(17, "5-2"), m.Watched(17, "5-2")),
+    "Told": (m.Told(17, "5-2", "completed"), m.Told(17, "5-2", "completed")),
+    "Resolved": (
+        m.Resolved(17, "5-2", "cancelled"),
+        m.Resolved(17, "5-2", "completed", Raw(b'{"words":2}'), True),
+    ),
+    "Archived": (m.Archived([17]), m.Archived([17, 18])),
+    "Copied": (
+        m.Copied([17], [Raw(msgspec.json.encode(SPARSE_STATE))]),
+        m.Copied([17, 18], [Raw(msgspec.json.encode(one)) for one in (SPARSE_STATE, RICH_STATE)]),
+    ),
+    "Remembered": (
+        m.Remembered(DONE_AT, 2686976),
+        m.Remembered(
+            DONE_AT,
+            2686977,
+            [(COMMAND, RICH_ACCEPTED), (LATER, TAKEN)],
+            [("words/7", m.Keyed(17, 4711)), ("words/8", m.Keyed(18))],
+        ),
+    ),
+    "Marked": (
+        m.Marked(41, 19, 18),
+        m.Marked(41, 19, 18, {"completed": 15, "dead": 1}, {"completed": 14}, 1733396333500),
+    ),
+    # the state of an item
+    "Hold": (HOLD, RICH_HOLD),
+    "End": (END, RICH_END),
+    "Pause": (PAUSE, RICH_PAUSE),
+    "Ask": (ASK, RICH_ASK),
+    "Attempt": (ATTEMPT, RICH_ATTEMPT),
+    "Dependency": (DEPENDENCY, RICH_DEPENDENCY),
+    "Story": (m.Story(), RICH_STORY),
+    "Item": (SPARSE_STATE, RICH_STATE),
+    "Finished": (m.Finished(3, []), m.Finished(3, [SPARSE_STATE, RICH_STATE])),
+    "Accepted": (ACCEPTED, RICH_ACCEPTED),
+    "Taken": (TAKEN, TAKEN),
+    "Keyed": (m.Keyed(17), m.Keyed(17, 4711)),
     "LogEntry": (
         m.LogEntry(1, "i0d9c8b7a6f", 1, "9b0c4e7712", 0, 0, 1, 1733396333.5, []),
         m.LogEntry(
-            1,
+            2,
             "i0d9c8b7a6f",
             2,
             "9b0c4e7712",

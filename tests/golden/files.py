@@ -11,17 +11,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from swarm.bus.base import Entry
 from swarm.core import read
 from swarm.core.envelope import LogPosition, decode_entry
 from swarm.core.shard import Shard, ShardRules
 from swarm.core.work import view
+from swarm.messages import Accepted, Hold, Taken
 from swarm.subjects import item_id
 
 HERE = Path(__file__).parent
 LOG = "swarmlog.0"
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: What the state file of version 1 tells, and what there was to tell then.
+STATE_OF_1 = _names("links position coordinator stats items holds answers keys claim_order")
+POSITION_OF_1 = _names("log at last incarnation epoch owner batch now map_version foreign")
+STATS_OF_1 = _names(
+    "shard coordinator epoch as_of counts ready submitted conservation foreign refused"
+)
+STATUSES_OF_1 = _names("queued claimed completed dead")
+ITEM_OF_1 = _names(
+    "work_item_id work_type status priority submitted_at description team labels story_points "
+    "payload idempotency_key trace progress note attempt agent_id claimed_at finished_at result "
+    "error as_of"
+)
 
 
 class GoldenMessage(Struct):
@@ -70,11 +89,16 @@ def read_state(version: int) -> Any:
 
 
 def fold(entries: list[Entry]) -> Any:
-    """What a log says, as plain JSON: all that another owner would go on with."""
-    shard, position = Shard(0, ShardRules()), LogPosition(LOG)
+    """What a log says, as plain JSON: all that another owner would go on with.
+
+    It may begin in the middle, where a mark allows it.
+    """
+    first = entries[0].seq
+    shard, position = Shard(0, ShardRules(), first), LogPosition.before(LOG, first)
     links: list[str] = []
     remembered: dict[str, None] = {}
     for stored in entries:
+        shard.seq = stored.seq
         entry = decode_entry(LOG, stored.seq, stored.data)
         link = position.advance(stored.seq, entry)
         links.append(link.value)
@@ -84,20 +108,65 @@ def fold(entries: list[Entry]) -> Any:
         for event in entry.events:
             shard.apply(event, entry.now, entry.owner)
             remembered[getattr(event, "command_id", "")] = None
+    assert shard.complete, "all that was before is known again"
     shard.validate()
-    answers = {id_: shard.commands.get(id_) for id_ in remembered if id_}
+    # Answers are asked for in the order in which they were given, the forgotten ones, too.
+    asked = [id_ for id_ in remembered if id_] + sorted(shard.commands)
+    stats = read.stats(shard)
     state = {
         "links": links,
         "position": position,
         "coordinator": shard.coordinator,
-        "stats": read.stats(shard),
-        "items": [view(item, 0, position.at) for item in shard.items.values()],
-        "holds": {item_id(0, number): hold for number, hold in shard.holds()},
-        "answers": answers,
+        "stats": stats,
+        "conservation": shard.conservation(),
+        "items": [view(item, 0, position.at) for _, item in sorted(shard.items.items())],
+        "stored": [structs.replace(item, seq=0) for _, item in sorted(shard.items.items())],
+        "holds": {item_id(0, number): hold for number, hold in sorted(shard.holds())},
+        "answers": {id_: shard.commands.get(id_) for id_ in dict.fromkeys(asked)},
         "keys": {"words/7": shard.keys.get("words/7")},
+        "ended": shard.ended,
+        "archived": shard.archived,
+        "blocked": sorted(shard.blocked),
+        "untold": sorted(shard.untold),
+        "needs": shard.needs,
+        "horizon": shard.commands.horizon,
         "claim_order": _claim_order(shard),
     }
     return msgspec.json.decode(msgspec.json.encode(state))
+
+
+def as_of_version(state: Any, version: int) -> Any:
+    """What `fold` says today, in the words of the state file of this version.
+
+    Fields that have been added since are left out.  They must say nothing new of what an
+    old log says: a status that did not exist then, for one.
+    """
+    if version >= 2:
+        return state
+    told = _only(state, STATE_OF_1)
+    told["position"] = _only(state["position"], POSITION_OF_1)
+    told["stats"] = _only(state["stats"], STATS_OF_1)
+    counts = state["stats"]["counts"]
+    told["stats"]["counts"] = _only(counts, STATUSES_OF_1)
+    assert sum(counts.values()) == sum(told["stats"]["counts"].values()), "statuses of then"
+    told["items"] = [_only(item, ITEM_OF_1) for item in state["items"]]
+    told["answers"] = {id_: _answer_of_1(known) for id_, known in state["answers"].items()}
+    told["keys"] = {key: known and known[0] for key, known in state["keys"].items()}
+    return told
+
+
+def _only(value: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: said for name, said in value.items() if name in names}
+
+
+def _answer_of_1(known: list[Any] | None) -> Any:
+    """Answers were objects, and said more of a submit than they must."""
+    if known is None:
+        return None
+    answer = msgspec.convert(known, Accepted | Taken)
+    if isinstance(answer, Accepted):
+        return {"numbers": sorted(map(list, answer.numbers))}
+    return structs.asdict(answer)
 
 
 def _claim_order(shard: Shard) -> dict[str, list[str]]:
@@ -107,5 +176,8 @@ def _claim_order(shard: Shard) -> dict[str, list[str]]:
         order[work_type] = []
         while (number := shard.lanes.best([work_type])) is not None:
             order[work_type].append(item_id(0, number))
-            shard.lanes.take(shard.items[number])
+            # Held, so that it is not ready any more.
+            item = shard.items[number]
+            item.hold = Hold("", "", 0, "", 0.0, 0.0)
+            shard.lanes.remove(item)
     return order

@@ -28,7 +28,15 @@ from swarm.testing.loop import run
 LOG = "swarmlog.0"
 SEED = 20
 NAMES = ["coordinator-1", "coordinator-2"]
-SETTINGS = Settings(shard_count=1, coordinators=NAMES, lease_s=4.0, heartbeat_s=1.0)
+#: So small that finished items are archived, and the log is compacted and purged.
+SETTINGS = Settings(
+    shard_count=1,
+    coordinators=NAMES,
+    lease_s=4.0,
+    heartbeat_s=1.0,
+    cache_max_size=2,
+    log_floor_bytes=1500,
+)
 MAP = m.ShardMap(1, 1, "hash", "consistent_hash", NAMES)
 DEADLINE_S = 60.0
 
@@ -80,6 +88,28 @@ class Sender:
         body |= {"token": held.token, **fields}
         answer = await self.ask(self._subjects.shard(0, verb, self.name), body)
         assert msgspec.json.decode(answer, type=m.Ack).error is None, answer
+
+    async def control(self, verb: str, work_item_id: str, **fields: Any) -> str:
+        """Say something of an item that the owner agrees to; the item's status then."""
+        body = {"command_id": self._new_id(), "work_item_id": work_item_id, **fields}
+        answer = await self.ask(self._subjects.shard(0, verb, self.name), body)
+        ack = msgspec.json.decode(answer, type=m.Ack)
+        assert ack.error is None, answer
+        return ack.status
+
+    async def item(self, work_item_id: str) -> m.WorkItem:
+        """The item as it is now."""
+        get = m.Get(work_item_id)
+        answer = await self.ask(self._subjects.shard(0, "get", self.name), get)
+        return msgspec.json.decode(answer, type=m.WorkItem)
+
+    async def reaches(self, work_item_id: str, status: str) -> None:
+        """Wait for the item to have this status."""
+        async with asyncio.timeout(DEADLINE_S):
+            status_now = ""
+            while status_now != status:
+                await asyncio.sleep(0.1)  # virtual time
+                status_now = (await self.item(work_item_id)).status
 
     async def attach(self, *work_types: str) -> None:
         """Attach, and listen."""
@@ -135,6 +165,13 @@ class Scenario:
         self.world = MemoryWorld(Random(SEED))
         self.runtime = Runtime(wall=self.world.time, rng=Random(SEED))
         self.coordinators: list[Coordinator] = []
+        #: The whole log, also what has been purged from it.
+        self.entries: list[Entry] = []
+        self.world.on_append(self._on_append)
+
+    def _on_append(self, log: str, entry: Entry, node: str) -> None:
+        if log == LOG:
+            self.entries.append(entry)
 
     async def play(self) -> list[Entry]:
         """All of it; the log."""
@@ -144,12 +181,16 @@ class Scenario:
         await self._submissions(client)
         await self._by_hand(shell)
         await self._with_a_session(ada)
+        await self._failures(client, shell)
+        waiting = await self._dependencies(client, shell)
         await self._unlisted(bob)
         await self._takeover(bob, client)
         await self._lapse(shell)
-        # Somebody holds an item when the log ends.
-        await shell.tell("progress", await shell.claim("feature", 600.0), percent=12.5, note="…")
-        return self.world.log_entries(LOG)
+        await self._cancellations(client, shell)
+        await client.control("answer", waiting, answer={"approved": True})
+        await self._upkeep(client, shell)
+        await self._as_it_ends(client, shell)
+        return self.entries
 
     async def _start(self) -> None:
         bus = self.world.connect("router", node="router")
@@ -189,8 +230,8 @@ class Scenario:
         release = ada.command(m.Release, held, reason="no free slot")
         again = await ada.work(release)
         assert again.work_item_id == held.work_item_id
-        progress = ada.command(m.Progress, again, percent=80.0)
-        await ada.finish(progress, ada.command(m.Fail, again, error="disk full"))
+        progress = ada.command(m.Progress, again, percent=80.0, checkpoint=Raw(b'{"page":7}'))
+        await ada.finish(progress, ada.command(m.Fail, again, error="disk full", final=True))
         # Somebody who should not writes into the log; the owner steps over it.
         self.world.inject(LOG, b"hello from a script\n")
 
@@ -202,7 +243,85 @@ class Scenario:
             return sum(one.token == lost.token for one in bob.received) > 1
 
         await self._beat_until(bob.heartbeat, resent)
-        await self._beat_until(bob.heartbeat, lambda: self._released() > 1)
+        released = self._released()
+        await self._beat_until(bob.heartbeat, lambda: self._released() > released)
+
+    async def _failures(self, client: Sender, shell: Sender) -> None:
+        now = self.world.time()
+        tried, late, slow = await client.submit(
+            {"work_type": "draft", "not_before": now + 1.0, "max_attempts": 2},
+            {"work_type": "draft", "not_before": now + 600.0, "deadline": now + 2.0},
+            {"work_type": "slow", "progress_s": 1.0},
+        )
+        for status in ("scheduled", "dead"):
+            await client.reaches(tried, "queued")
+            held = await shell.claim("draft", 60.0)
+            await shell.tell("fail", held, error="disk full")
+            await client.reaches(tried, status)
+        await client.control("retry", tried)
+        await shell.tell("complete", await shell.claim("draft", 60.0), result=[1])
+        await client.reaches(late, "dead")
+        await shell.claim("slow", 60.0)
+        await client.reaches(slow, "queued")
+        again = await shell.claim("slow", 60.0)
+        assert again.attempt == 2, "no progress in time costs an attempt"
+        await shell.tell("complete", again, result="slowly")
+
+    async def _dependencies(self, client: Sender, shell: Sender) -> str:
+        """The id of an item that waits for an answer."""
+        [first] = await client.submit({"work_type": "plan"})
+        [second] = await client.submit({"work_type": "plan", "dependencies": [first]})
+        held = await shell.claim("plan", 60.0)
+        asked = {"waits_for": {"approve": "budget"}, "checkpoint": {"page": 8}}
+        await shell.tell("wait", held, expires_s=600.0, **asked)
+        await client.control("answer", first, answer={"approved": True}, wait=1)
+        again = await shell.claim("plan", 60.0)
+        assert bytes(again.answer) == b'{"approved":true}'
+        await shell.tell("complete", again, result={"plan": "b"})
+        await client.reaches(second, "queued")
+        last = await shell.claim("plan", 60.0)
+        assert list(last.depends) == [first]
+        await shell.tell("wait", last, waits_for="a date", on_expiry="resume")
+        return second
+
+    async def _cancellations(self, client: Sender, shell: Sender) -> None:
+        ids = await client.submit(*({"work_type": "draft"} for _ in range(4)))
+        await client.control("prioritize", ids[2], priority="critical")
+        held = await shell.claim("draft", 60.0)
+        assert held.work_item_id == ids[2], "the most urgent one"
+        status = await client.control("cancel", ids[2], reason="not wanted", grace_s=1.0)
+        assert status == "claimed", "its holder is asked first"
+        await client.reaches(ids[2], "cancelled")
+        assert await client.control("cancel", ids[0]) == "cancelled"
+        held = await shell.claim("draft", 60.0)
+        await shell.tell("wait", held, waits_for="an approval", expires_s=1.0)
+        await client.reaches(held.work_item_id, "dead")
+
+    async def _upkeep(self, client: Sender, shell: Sender) -> None:
+        """Work until everything of before has been stated again, and the log was purged."""
+        oldest = self.entries[-1].seq
+        async with asyncio.timeout(DEADLINE_S):
+            while self.world.log_entries(LOG)[0].seq <= oldest:
+                await client.submit({"work_type": "chore"})
+                await shell.tell("complete", await shell.claim("chore", 60.0))
+                await asyncio.sleep(0.3)  # virtual time
+
+    async def _as_it_ends(self, client: Sender, shell: Sender) -> None:
+        """When the log ends there are items in every status."""
+        later = self.world.time() + 86_400.0
+        [first] = await client.submit({"work_type": "plan", "not_before": later})
+        await client.submit({"work_type": "plan", "dependencies": [first]})
+        resumed = await shell.claim("plan", 600.0)
+        await shell.tell("wait", resumed, waits_for={"sign": "contract"}, expires_s=600.0)
+        some = await client.submit(*({"work_type": "review"} for _ in range(3)))
+        await client.control("prioritize", some[2], priority="critical")
+        await client.control("prioritize", some[0], priority="low")
+        # Known by its key and different: refused.
+        [clash] = await client.submit({"work_type": "review", "idempotency_key": "words/7"})
+        assert clash == "", "another item has the key"
+        held = await shell.claim("draft", 600.0)
+        await client.control("cancel", held.work_item_id, reason="not wanted", grace_s=600.0)
+        await shell.tell("progress", await shell.claim("feature", 600.0), percent=12.5, note="…")
 
     async def _takeover(self, bob: Sender, client: Sender) -> None:
         held = await bob.work()
@@ -214,15 +333,14 @@ class Scenario:
 
         await self._beat_until(beat, lambda: self.coordinators[1].owned == [0])
         # Too late: the fence of the deposed owner should have stopped it.
-        last = self.world.log_entries(LOG)[-2]
-        stale = decode_entry(LOG, last.seq, last.data)
-        assert stale is not None, "ours"
+        by_owner = (decode_entry(LOG, one.seq, one.data) for one in self.entries)
+        stale = [one for one in by_owner if one is not None and one.epoch == 1][-1]
+        last = self.entries[-1]
         late = structs.replace(stale, batch=stale.batch + 1, previous=last.seq, events=[])
         self.world.inject(LOG, encode_entry(late))
         # A claim of the first owner holds under the second.
         await bob.tell("complete", held, result=None)
-        item = await client.ask("swarm.shard.0.get.lisa", {"work_item_id": held.work_item_id})
-        assert msgspec.json.decode(item, type=m.WorkItem).status == "completed"
+        assert (await client.item(held.work_item_id)).status == "completed"
 
     async def _lapse(self, shell: Sender) -> None:
         await shell.claim("review", 2.0)
@@ -239,7 +357,7 @@ class Scenario:
 
     def _released(self) -> int:
         """`Released` events in the log so far."""
-        return sum(b'"t":"released"' in entry.data for entry in self.world.log_entries(LOG))
+        return sum(b'"t":"released"' in entry.data for entry in self.entries)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import ServerError
 
-from swarm.bus import nats_client
+from swarm.bus import jetstream, nats_client
 from swarm.bus.base import Entry, Message
 from swarm.bus.embedded import EmbeddedServer
 from swarm.bus.jetstream import JetStreamBus, connect
@@ -71,6 +71,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Restartable]:
 @pytest.fixture
 async def bus(server: Restartable) -> AsyncIterator[JetStreamBus]:
     bus = await connect(server.url, "a", prefix="x")
+    await bus.open_state()
     await bus.create_log(LOG)
     yield bus
     await bus.close()
@@ -455,6 +456,30 @@ async def test_entries_are_purged_from_the_front_only(
     assert await bus.read(LOG, 1, 4) == []
     assert await bus.append(LOG, b"", 11, TIMEOUT_S) == 12
     assert [entry.seq for entry in await entries.count(9)][-1] == 12
+
+
+async def test_a_long_purge_goes_in_steps(
+    server: Restartable, bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seq in range(50):
+        await bus.append(LOG, bytes(1000), seq, TIMEOUT_S)
+    monkeypatch.setattr(jetstream, "PURGE_BYTES", (await bus.log_info(LOG)).bytes // 10)
+    monkeypatch.setattr(jetstream, "PURGE_PAUSE_S", 0.0)
+    asked: Seen[Message] = Seen()
+    operator = await connect(server.url, "o")
+    await operator.subscribe("$JS.API.STREAM.PURGE.>", asked)
+    await bus.purge(LOG, 44)
+    async with asyncio.timeout(TIMEOUT_S):
+        steps = [int(message.data.strip(b'{"seq:}')) for message in await asked.count(9)]
+    assert steps == [6, 11, 16, 21, 26, 31, 36, 41, 44]
+    info = await bus.log_info(LOG)
+    assert (info.first_seq, info.last_seq) == (44, 50)
+    # What is no purge at all is not even asked for.
+    for below_seq in (-5, 0, 1, 44):
+        await bus.purge(LOG, below_seq)
+    await operator.flush()
+    assert len(asked.all) == 9
+    await operator.close()
 
 
 async def test_foreign_messages_in_a_log(server: Restartable, bus: JetStreamBus) -> None:

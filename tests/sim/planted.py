@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
+from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
+from swarm.actors.deciding import Deciding
+from swarm.actors.presence import Presence
 from swarm.actors.requests import Request
+from swarm.actors.server_clock import ServerClock
 from swarm.actors.shard_worker import ShardWorker
+from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Entry
 from swarm.bus.log import FencedLog, LogReader
 from swarm.core import decide
+from swarm.core.dedupe import DedupeWindow
 from swarm.core.envelope import FORMAT, decode_entry, encode_entry
 from swarm.core.leases import Leases, Missing
+from swarm.core.sessions import Sessions
+from swarm.core.shard import Shard
 from swarm.errors import AppendRefused, Deposed
-from swarm.messages import Event, LogEntry, Opened, ShardSubmit
+from swarm.messages import (
+    Attach,
+    Attached,
+    Attention,
+    Event,
+    Get,
+    List,
+    LogEntry,
+    Opened,
+    ShardSubmit,
+    Stats,
+)
 from swarm.runtime import Runtime
 
 Patch = pytest.MonkeyPatch
@@ -34,19 +54,33 @@ def no_barrier_after_a_timeout(patch: Patch) -> None:
 
 def duplicate_answered_too_early(patch: Patch) -> None:
     """A repeated submission is answered at once, its original perhaps not yet durable."""
-    original = ShardWorker._decide
+    workers, original = _workers(patch), Deciding._decide
 
     def decide_(
-        self: ShardWorker, request: Request, body: object, batch: decide.Batch, answers: Answers
+        self: Deciding, request: Request, body: object, batch: decide.Batch, answers: Answers
     ) -> None:
-        known = isinstance(body, ShardSubmit) and self._shard.commands.get(body.command_id)
+        known = isinstance(body, ShardSubmit) and self.shard.commands.get(body.command_id)
         if known and isinstance(body, ShardSubmit):
-            reply = decide.submit(self._shard, body, batch)
-            self._around.send.soon(request.reply, msgspec.json.encode(reply))
+            reply = decide.submit(self.shard, body, batch)
+            worker = workers[self.shard.number, batch.nonce]
+            worker._around.send.soon(request.reply, msgspec.json.encode(reply))
             return
         original(self, request, body, batch, answers)
 
-    patch.setattr(ShardWorker, "_decide", decide_)
+    patch.setattr(Deciding, "_decide", decide_)
+
+
+def _workers(patch: Patch) -> dict[tuple[int, str], ShardWorker]:
+    """Every worker there is from now on, by its shard and nonce."""
+    workers: dict[tuple[int, str], ShardWorker] = {}
+    original = ShardWorker.__init__
+
+    def init(self: ShardWorker, around: Surroundings, shard: Shard, fenced: FencedLog) -> None:
+        original(self, around, shard, fenced)
+        workers[shard.number, fenced.owner] = self
+
+    patch.setattr(ShardWorker, "__init__", init)
+    return workers
 
 
 def expected_sequence_from_the_error(patch: Patch) -> None:
@@ -125,9 +159,9 @@ def deposed_owner_answers(patch: Patch) -> None:
     """The answers of a batch leave although its append was refused."""
     original = FencedLog.append
 
-    async def append(self: FencedLog, events: list[Event], now: float) -> int:
+    async def append(self: FencedLog, events: list[Event], now: float, format_: int = 2) -> int:
         try:
-            return await original(self, events, now)
+            return await original(self, events, now, format_)
         except Deposed:
             if events and isinstance(events[0], Opened):
                 raise  # opening has no answers
@@ -138,7 +172,7 @@ def deposed_owner_answers(patch: Patch) -> None:
 
 def gap_ignored_by_a_reader(patch: Patch) -> None:
     """A reader takes the next entry it gets for the next one of the log."""
-    original = LogReader._fold
+    original = LogReader.fold
 
     def fold(self: LogReader, stored: Entry) -> bool:
         entry = decode_entry(self._log, stored.seq, stored.data)
@@ -151,16 +185,119 @@ def gap_ignored_by_a_reader(patch: Patch) -> None:
             position.batch = entry.batch - 1
         return original(self, stored)
 
-    patch.setattr(LogReader, "_fold", fold)
+    patch.setattr(LogReader, "fold", fold)
 
 
-PLANTED: list[Callable[[Patch], None]] = [
-    no_barrier_after_a_timeout,
-    duplicate_answered_too_early,
-    expected_sequence_from_the_error,
-    two_appends_in_flight,
-    unlisted_items_renewed,
-    no_session_in_the_token,
-    deposed_owner_answers,
-    gap_ignored_by_a_reader,
+def reads_answered_from_memory(patch: Patch) -> None:
+    """An owner answers reads at once from what it remembers, without an append."""
+    workers, original = _workers(patch), Deciding._decide
+
+    def decide_(
+        self: Deciding, request: Request, body: object, batch: decide.Batch, answers: Answers
+    ) -> None:
+        if not isinstance(body, Get | List | Stats):
+            original(self, request, body, batch, answers)
+            return
+        now = Answers()
+        original(self, request, body, batch, now)
+        worker = workers[self.shard.number, batch.nonce]
+        for to, data in now.readings(worker.sequence):
+            worker._around.send.soon(to, data)
+
+    patch.setattr(Deciding, "_decide", decide_)
+
+
+def leases_on_the_wall_clock(patch: Patch) -> None:
+    """Leases run by the machine's clock, which may be set."""
+    original = ShardWorker.__init__
+
+    def init(self: ShardWorker, around: Surroundings, shard: Shard, fenced: FencedLog) -> None:
+        original(self, around, shard, fenced)
+        self._clock = around.runtime.wall
+        self._leases.restart(self._clock())
+
+    patch.setattr(ShardWorker, "__init__", init)
+
+
+def any_clock_may_open(patch: Patch) -> None:
+    """An owner opens a shard although its clock is hours off."""
+
+    async def no_look(self: ServerClock) -> None:
+        return
+
+    patch.setattr(ServerClock, "check", no_look)
+
+
+def lapses_without_hearing(patch: Patch) -> None:
+    """An owner that was stopped gives up what it holds before it has heard anybody."""
+    patch.setattr(Presence, "hearing", lambda self: self._bus.connected)
+
+
+def time_goes_back_with_the_clock(patch: Patch) -> None:
+    """Entries carry the time that the machine's clock shows, even if it was set back."""
+    patch.setattr(ShardWorker, "_now", lambda self: self._around.runtime.wall())
+    original = FencedLog.append
+
+    async def append(self: FencedLog, events: list[Event], now: float, format_: int = 2) -> int:
+        self.position.now = min(self.position.now, now)
+        return await original(self, events, now, format_)
+
+    patch.setattr(FencedLog, "append", append)
+
+
+def dedupe_forgotten_at_takeover(patch: Patch) -> None:
+    """Who opens a shard does not know which commands were carried out before."""
+    original = opening.open_shard
+
+    async def open_shard(around: Surroundings, *arguments: Any) -> ShardWorker:
+        worker = await original(around, *arguments)
+        rules = worker._shard.rules
+        worker._shard.commands = DedupeWindow(rules.dedupe_window_s, rules.dedupe_count)
+        return worker
+
+    patch.setattr(ownership, "open_shard", open_shard)
+
+
+def slots_on_their_way_stay_so(patch: Patch) -> None:
+    """A slot that was lent, or an assignment, that got lost is never counted again."""
+    patch.setattr("swarm.core.credits.SETTLE_S", 1e9)
+
+
+def heartbeats_without_a_pause(patch: Patch) -> None:
+    """Agents are told to send heartbeats much more often than they should."""
+    original = Sessions.attach
+
+    def attach(
+        self: Sessions, agent: str, session: str, attach: Attach, now: float
+    ) -> tuple[Attached, Attention]:
+        attached, attention = original(self, agent, session, attach, now)
+        return msgspec.structs.replace(attached, heartbeat_s=0.1), attention
+
+    patch.setattr(Sessions, "attach", attach)
+
+
+def two_processes_of_one_agent(patch: Patch) -> None:
+    """A coordinator does not hear that a session of the same agent id was taken on elsewhere."""
+    patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
+
+
+#: Each bug, and the kinds of mishaps that bring it to light.
+PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
+    (no_barrier_after_a_timeout, ()),
+    (duplicate_answered_too_early, ("stall",)),
+    (expected_sequence_from_the_error, ("foreign", "pause")),
+    (two_appends_in_flight, ("foreign",)),
+    (unlisted_items_renewed, ()),
+    (no_session_in_the_token, ()),
+    (deposed_owner_answers, ("pause",)),
+    (gap_ignored_by_a_reader, ("crash",)),
+    (reads_answered_from_memory, ("pause",)),
+    (leases_on_the_wall_clock, ("clock",)),
+    (any_clock_may_open, ()),
+    (lapses_without_hearing, ("deaf",)),
+    (time_goes_back_with_the_clock, ("clock",)),
+    (dedupe_forgotten_at_takeover, ("crash",)),
+    (slots_on_their_way_stay_so, ()),
+    (heartbeats_without_a_pause, ()),
+    (two_processes_of_one_agent, ("crash",)),
 ]

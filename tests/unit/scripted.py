@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -108,14 +109,36 @@ async def client(world: MemoryWorld) -> tuple[Swarm, Scripted]:
 # --- agents --------------------------------------------------------------------------
 
 
+class NoLine:
+    """The agent's end of a context's line in tests without an agent."""
+
+    item_bytes_max = 262_144
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+
+    def progress(self, *report: Any) -> None:
+        self.said.append(report)
+
+    def checkpoint(self, *left: Any) -> None:
+        self.said.append(left)
+
+    def result(self, work_item_id: str) -> Future[Any]:
+        raise AssertionError(f"nobody asked for {work_item_id}")
+
+    def may_block(self) -> bool:
+        return True
+
+
 def assignment(
     work_item_id: str = "0-1",
     token: str = "1.n.s1",
     payload: object = None,
     work_type: str = "feature",
+    **left: Any,
 ) -> Assignment:
     item = NewItem(work_type, payload=Raw(json.dumps(payload).encode()))
-    return Assignment(work_item_id, token, 1, 30.0, Raw(msgspec.json.encode(item)))
+    return Assignment(work_item_id, token, 1, 30.0, Raw(msgspec.json.encode(item)), **left)
 
 
 class ScriptedCoordinator(Scripted):
@@ -149,8 +172,10 @@ class ScriptedCoordinator(Scripted):
     def work(self, *items: Assignment, acks: list[Ack] | None = None) -> None:
         self.send(f"swarm.agent.{self.agent}.{self.session}.work", Work(list(items), acks or []))
 
-    def control(self, kind: Any, work_item_id: str = "", token: str = "") -> None:
-        control = Control(kind, work_item_id, token, f"scripted {kind}")
+    def control(
+        self, kind: Any, work_item_id: str = "", token: str = "", grace_s: float = 0.0
+    ) -> None:
+        control = Control(kind, work_item_id, token, f"scripted {kind}", grace_s)
         self.send(f"swarm.agent.{self.agent}.{self.session}.control", control)
 
     def gone(self, coordinator: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from swarm.bus.base import Message
 from swarm.bus.memory import MemoryBus, MemoryWorld
+from swarm.bus.memory_process import PROCESS
 from swarm.testing.loop import run
 
 T = TypeVar("T")
@@ -41,6 +43,13 @@ def leave_running(work: Coroutine[Any, Any, object]) -> None:
     """Start a task and leave it to the loop, which keeps it and ends it."""
     task = asyncio.create_task(work)
     assert not task.done()
+
+
+def start_process(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start a task that is a process of its own."""
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, name)
+    return asyncio.get_running_loop().create_task(work, name=name, context=context)
 
 
 async def collect(bus: MemoryBus, subject: str, queue: str = "") -> list[bytes]:

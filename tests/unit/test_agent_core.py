@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from swarm.core.agent import SILENT_HEARTBEATS, TEXT_BYTES_MAX, AgentCore
+from swarm.core.agent import SILENT_HEARTBEATS, AgentCore
 from swarm.core.handling import AgentRules, Cancel, Done, Failed, Reattach, Refused, Start, Stopped
+from swarm.core.held import TEXT_BYTES_MAX
 from swarm.core.outbox import RESEND_S
 from swarm.core.texts import cut_text, text_bytes
 from swarm.messages import (
@@ -564,8 +565,8 @@ def test_handing_back_releases_what_stops_and_completes_what_finished() -> None:
     core.on_control(Control("stop", "0-3", "1.n.s1"), NOW)
     core.drain()
     assert core.hand_back("its agent is stopping") == [
-        Cancel("0-1", "1.n.s1", "its agent is stopping"),
-        Cancel("0-2", "1.n.s1", "its agent is stopping"),
+        Cancel("0-1", "1.n.s1", "its agent is stopping", "leaving"),
+        Cancel("0-2", "1.n.s1", "its agent is stopping", "leaving"),
     ]
     assert core.hand_back("its agent is stopping") == []
     core.ended("0-1", "1.n.s1", Stopped(), NOW)

@@ -16,24 +16,30 @@ from hypothesis.stateful import (
 )
 from msgspec import Raw
 
-from swarm.core.agent import AgentCore, Key
+from swarm.core.agent import AgentCore
 from swarm.core.handling import (
     AgentRules,
     Cancel,
     Done,
     Effect,
     Failed,
+    Kept,
     Reattach,
     Refused,
     Start,
     Stopped,
+    Waiting,
 )
+from swarm.core.held import Key
 from swarm.messages import (
+    NULL,
     Ack,
     Assignment,
     Attached,
+    Complete,
     Control,
     ErrorBody,
+    Fail,
     ItemCommand,
     Progress,
     Work,
@@ -61,6 +67,9 @@ class AgentMachine(RuleBasedStateMachine):
         self.cancelled: dict[Key, None] = {}
         #: How the swarm saw each claim end, by the agent's word.
         self.verdicts: dict[Key, str] = {}
+        #: Checkpoints that the swarm has taken, and those that handlers left, by number.
+        self.taken: dict[Key, list[int]] = {}
+        self.left: dict[Key, int] = {}
         self.to_agent: list[Work | Control] = []
         self.to_swarm: list[ItemCommand] = []
         self.coordinators = itertools.count(1)
@@ -83,6 +92,10 @@ class AgentMachine(RuleBasedStateMachine):
                 case Cancel(work_item_id, token, _):
                     assert (work_item_id, token) in self.core.running
                     self.cancelled[work_item_id, token] = None
+                case Kept(work_item_id, token, number, None):
+                    assert number in self.taken[work_item_id, token], "told, but not durable"
+                case Kept(work_item_id, token, number, _):
+                    assert number <= self.left[work_item_id, token]
                 case Reattach():
                     assert not self.reattach_wanted, "asked once until it is done"
                     self.reattach_wanted = True
@@ -105,7 +118,7 @@ class AgentMachine(RuleBasedStateMachine):
             self.to_swarm += message.done
         self.to_swarm += self.core.direct(self.now)
 
-    @rule(data=picks, how=st.sampled_from(["done", "large", "failed", "stopped"]))
+    @rule(data=picks, how=st.sampled_from(["done", "large", "failed", "waits", "stopped"]))
     @precondition(lambda self: self.core.running)
     def handler_ends(self, data: int, how: str) -> None:
         keys = list(self.core.running)
@@ -113,6 +126,8 @@ class AgentMachine(RuleBasedStateMachine):
         outcome: Any = Failed("ValueError: no")
         if how in ("done", "large"):
             outcome = Done(Raw(b"7" if how == "done" else b"7" * 600))
+        elif how == "waits":
+            outcome = Waiting(Raw(b"1"))
         elif how == "stopped" and key in self.cancelled:
             outcome = Stopped()
         self.core.ended(*key, outcome, self.now)
@@ -122,6 +137,14 @@ class AgentMachine(RuleBasedStateMachine):
     def handler_reports(self, data: int, percent: int) -> None:
         keys = list(self.core.running)
         self.core.progress(*keys[data % len(keys)], percent, "note", self.now)
+
+    @rule(data=picks)
+    @precondition(lambda self: self.core.running)
+    def handler_leaves_a_checkpoint(self, data: int) -> None:
+        keys = list(self.core.running)
+        key = keys[data % len(keys)]
+        number = self.left[key] = self.left.get(key, 0) + 1
+        self.core.checkpoint(*key, number, Raw(str(number).encode()), self.now)
 
     @rule(passed_s=st.sampled_from([0.1, 1.0, 6.0, 20.0]))
     def time_passes(self, passed_s: float) -> None:
@@ -190,7 +213,12 @@ class AgentMachine(RuleBasedStateMachine):
         if later:
             error = ErrorBody("overloaded", "later", retry=True)
         elif self.claims[key]:
-            if not isinstance(command, Progress):
+            if not isinstance(command, Progress | Complete | Fail) and command.checkpoint != NULL:
+                assert int(bytes(command.checkpoint)) == self.left[key], "not the newest"
+            if isinstance(command, Progress):
+                if command.checkpoint != NULL:
+                    self.taken.setdefault(key, []).append(int(bytes(command.checkpoint)))
+            else:
                 self.claims[key] = False
                 assert key not in self.verdicts, "an item ends once"
                 self.verdicts[key] = verb
@@ -199,6 +227,12 @@ class AgentMachine(RuleBasedStateMachine):
         self.to_agent.append(
             Work(acks=[Ack(command.command_id, command.work_item_id, error=error)])
         )
+
+    @rule(data=picks)
+    @precondition(lambda self: any(self.claims.values()))
+    def asks_to_stop(self, data: int) -> None:
+        held = [key for key, is_held in self.claims.items() if is_held]
+        self.to_agent.append(Control("cancel", *held[data % len(held)], "not wanted", 10.0))
 
     @rule(data=picks)
     @precondition(lambda self: self.to_swarm)

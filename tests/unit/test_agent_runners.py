@@ -16,14 +16,15 @@ import pytest
 
 from swarm.actors.agent import AgentActor
 from swarm.bus.memory import MemoryWorld
-from swarm.core.handling import Done, Failed, Outcome, Stopped
+from swarm.core.handling import Cancel, Done, Failed, Outcome, Stopped
 from swarm.errors import LeaseLost
 from swarm.messages import Attached
 from swarm.sdk.agent import Agent
-from swarm.sdk.context import Context, HandlerExecution, is_async
+from swarm.sdk.context import Context, is_async
+from swarm.sdk.execution import HandlerExecution
 from swarm.sdk.items import ClaimedItem
 from swarm.sdk.runners import HandlerRunner, InlineRunner, ThreadRunner
-from tests.unit.scripted import ScriptedCoordinator, assignment, give_up_on
+from tests.unit.scripted import NoLine, ScriptedCoordinator, assignment, give_up_on
 
 WITHIN_S = 20.0
 
@@ -48,13 +49,13 @@ class Call:
     """One handler under way, and its outcome once it has ended."""
 
     def __init__(self, runner: HandlerRunner, handler: Callable[[Context], Any]) -> None:
-        self.context = Context(ClaimedItem.of(assignment(payload=7)), lambda *_: None)
+        self.context = Context(ClaimedItem.of(assignment(payload=7)), NoLine())
         self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         execution = HandlerExecution(handler, self.context, is_async=is_async(handler))
         self._stop = runner.run(execution, self.ended.set_result)
 
     def cancel(self) -> None:
-        self.context.cancel("scripted")
+        self.context.told(Cancel("0-1", "1.n.s1", "scripted"))
         self._stop()
 
     async def outcome(self) -> Outcome:
@@ -339,10 +340,11 @@ def test_a_stuck_plain_handler_does_not_hold_up_the_end_of_the_process() -> None
     program = textwrap.dedent(
         """
         import asyncio, threading
-        from swarm.sdk.context import Context, HandlerExecution
+        from swarm.sdk.context import Context
+        from swarm.sdk.execution import HandlerExecution
         from swarm.sdk.items import ClaimedItem
         from swarm.sdk.runners import ThreadRunner
-        from tests.unit.scripted import assignment
+        from tests.unit.scripted import NoLine, assignment
 
         started = threading.Event()
 
@@ -353,7 +355,7 @@ def test_a_stuck_plain_handler_does_not_hold_up_the_end_of_the_process() -> None
         async def main():
             runner = ThreadRunner(1)
             await runner.start()
-            context = Context(ClaimedItem.of(assignment()), lambda *_: None)
+            context = Context(ClaimedItem.of(assignment()), NoLine())
             runner.run(HandlerExecution(stuck, context, is_async=False), print)
             await asyncio.to_thread(started.wait)
             await runner.close()

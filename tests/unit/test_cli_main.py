@@ -22,6 +22,9 @@ from swarm.errors import (
     WorkFailed,
 )
 
+#: How shell agents show that they hold an item.
+HELD = ["--agent", "a", "--token", "t"]
+
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """What went to stderr; nothing must have gone to stdout."""
@@ -129,7 +132,28 @@ def test_a_shell_command_imports_only_what_it_needs() -> None:
         (["submit", "--type", "a", "--story-points", "-1"], "'-1' is no whole number"),
         (["work", "get", "17"], "one looks like 3-17"),
         (["work", "get", "a-b"], "one looks like 3-17"),
-        (["work", "list", "--state", "lost"], "queued"),
+        (["work", "list", "--status", "lost"], "queued"),
+        (["work", "cancel", "3-17", "x"], "one looks like 3-17"),
+        (["work", "cancel"], "ID"),
+        (["work", "cancel", "3-17", "--grace", "x"], "'x' is no duration"),
+        (["work", "prioritize", "urgent", "3-17"], "critical"),
+        (["work", "answer", "3-17", "yes"], "the answer is no JSON"),
+        (["work", "watch"], "ID"),
+        (["dead"], "list|show|replay"),
+        (["dead", "list", "--cause", "age"], "quarantined"),
+        (["dead", "show", "x"], "one looks like 3-17"),
+        (["dead", "replay"], "name the items to replay, or choose them"),
+        (["dead", "replay", "--all", "3-17"], "name the items to replay, or choose them"),
+        (["dead", "replay", "3-x"], "one looks like 3-17"),
+        (["submit", "--type", "a", "--deadline", "soon"], "'soon' is no time"),
+        (["submit", "--type", "a", "--depends-on", "3-17,x"], "one looks like 3-17"),
+        (["submit", "--type", "a", "--max-attempts", "0"], "'0' is no whole number from 1"),
+        (["submit", "--type", "a", "--on-dependency-failure", "x"], "block"),
+        (["fail", "3-17", "--final", "--retry-after", "1m", *HELD], "not allowed with"),
+        (["wait", "3-17", *HELD], "--for"),
+        (["wait", "3-17", "--for", "null", *HELD], "say what the item waits for"),
+        (["wait", "3-17", "--for", "1", "--on-expiry", "x", *HELD], "resume"),
+        (["release", "3-17", "--checkpoint", "{", *HELD], "--checkpoint is no JSON"),
         (["claim", "--agent", "a"], "--type"),
         (["claim", "--type", "a"], "--agent"),
         (["claim", "--type", ",", "--agent", "a"], "',' cannot be used"),

@@ -7,35 +7,36 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import msgspec
 import pytest
 
-from swarm.errors import LeaseLost
-from swarm.messages import NewItem
-from swarm.sdk.programs import (
-    ENV_BYTES_MAX,
-    ERROR_BYTES_MAX,
-    Program,
-    ProgramFailed,
-    parse_progress,
-)
+from swarm.errors import LeaseLost, Refusal
+from swarm.messages import Assignment, Dependency, NewItem
+from swarm.sdk.endings import GiveUp, RetryLater, WaitRequested
+from swarm.sdk.items import ClaimedItem
+from swarm.sdk.output import WaitLine, parse_checkpoint, parse_progress, parse_retry, parse_wait
+from swarm.sdk.programs import ENV_BYTES_MAX, ERROR_BYTES_MAX, Program, ProgramFailed
 
 DEADLINE_S = 20.0
 POLL_S = 0.01
 
 
 class FakeJob:
-    """A context that notes down reports."""
+    """A context that notes down what is said."""
 
     def __init__(self, **fields: Any) -> None:
         payload = msgspec.Raw(msgspec.json.encode(fields.pop("payload", None)))
-        self.item = NewItem("build", payload=payload, **fields)
-        self.work_item_id = "3-17"
-        self.token = "1.abc.s0"
-        self.attempt = 2
+        left = {name: fields.pop(name) for name in LEFT if name in fields}
+        item = msgspec.json.encode(NewItem("build", payload=payload, **fields))
+        self.claimed = ClaimedItem.of(
+            Assignment("3-17", "1.abc.s0", 2, 30.0, msgspec.Raw(item), **left)
+        )
+        self.grace_s = 0.0
         self.reports: list[tuple[float, str]] = []
+        self.checkpoints: list[Any] = []
+        self.waits: list[tuple[Any, float, str]] = []
         self.reported = asyncio.Event()
         self.lost = False
 
@@ -44,6 +45,23 @@ class FakeJob:
             raise LeaseLost("stop working on 3-17")
         self.reports.append((percent, note))
         self.reported.set()
+
+    def checkpoint_soon(self, value: Any) -> None:
+        if self.lost:
+            raise LeaseLost("stop working on 3-17")
+        if value == msgspec.Raw(b'"too large"'):
+            raise Refusal("too_large", "scripted")
+        self.checkpoints.append(msgspec.json.decode(value))
+        self.reported.set()
+
+    def wait_for(
+        self, what: Any, *, expires_s: float = 0.0, on_expiry: Literal["dead", "resume"] = "dead"
+    ) -> NoReturn:
+        self.waits.append((msgspec.json.decode(what), expires_s, on_expiry))
+        raise WaitRequested
+
+
+LEFT = ("checkpoint", "answer", "answered_by", "waits", "depends")
 
 
 async def done(command: str, job: FakeJob | None = None) -> Any:
@@ -85,6 +103,11 @@ async def test_the_item_comes_on_stdin() -> None:
         "payload": {"n": [1, None]},
         "attempt": 2,
         "token": "1.abc.s0",
+        "checkpoint": None,
+        "answer": None,
+        "answered_by": "",
+        "waits": 0,
+        "depends": {},
     }
 
 
@@ -245,11 +268,148 @@ async def test_a_group_that_does_not_listen_is_killed(monkeypatch: pytest.Monkey
     await until_gone(pid)
 
 
-async def test_a_lost_lease_stops_the_program() -> None:
+async def begun(script: str, job: FakeJob) -> asyncio.Task[msgspec.Raw | None]:
+    """The script, running since it has said something."""
+    running = asyncio.create_task(Program(script, "a").handle(job))
+    async with asyncio.timeout(DEADLINE_S):
+        await job.reported.wait()
+    return running
+
+
+async def test_what_a_lost_program_says_changes_nothing(tmp_path: Path) -> None:
     job = FakeJob()
+    running = await begun(
+        "echo progress 1; sleep 300 & trap 'kill $!; echo progress 2' TERM; wait", job
+    )
     job.lost = True
-    with pytest.raises(LeaseLost):
-        await done("echo 'progress 1'; exec sleep 300", job)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert job.reports == [(1.0, "")]
+
+
+# --- checkpoints, retries, waits ---------------------------------------------------------
+
+
+async def test_a_checkpoint_is_left_at_once(tmp_path: Path) -> None:
+    job = FakeJob()
+    assert await done("""echo 'checkpoint {"page": 3}'; echo checkpoint saved; echo 1""", job) == 1
+    assert job.checkpoints == [{"page": 3}]
+
+
+async def test_a_checkpoint_that_is_refused_fails_the_program() -> None:
+    job = FakeJob()
+    with pytest.raises(Refusal, match="too_large"):
+        await done("""echo 'checkpoint "too large"'; exec sleep 300""", job)
+    with pytest.raises(Refusal, match="too_large"):
+        await done("""echo 'checkpoint "too large"'; echo 1""", job)
+
+
+async def test_a_program_may_say_when_to_try_again() -> None:
+    with pytest.raises(RetryLater) as later:
+        await done("echo retry 10m; echo busy >&2; exit 3")
+    assert (later.value.after_s, later.value.reason) == (600.0, "exit code 3: busy")
+    with pytest.raises(GiveUp, match="exit code 3: no"):
+        await done("echo give-up; echo no >&2; exit 3")
+    # Where it ends well, these mean nothing.
+    assert await done("echo retry 10m; echo give-up; echo 5") == 5
+
+
+async def test_a_program_may_wait_for_an_answer() -> None:
+    job = FakeJob()
+    script = (
+        """echo 'checkpoint [1]'; echo '{"some": "result"}'; echo 'wait 2h resume {"ok?": 7}'"""
+    )
+    with pytest.raises(WaitRequested):
+        await done(script, job)
+    assert job.waits == [({"ok?": 7}, 7200.0, "resume")]
+    with pytest.raises(ProgramFailed):
+        await done(script + "; exit 1", job)
+    assert len(job.waits) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'wait {"a": 1}', WaitLine(msgspec.Raw(b'{"a": 1}'))),
+        (b'wait "a text"', WaitLine(msgspec.Raw(b'"a text"'))),
+        (b"wait 30s [1]", WaitLine(msgspec.Raw(b"[1]"), 30.0)),
+        (b"wait resume [1]", WaitLine(msgspec.Raw(b"[1]"), 0.0, "resume")),
+        (b"wait 1h dead  [1]", WaitLine(msgspec.Raw(b"[1]"), 3600.0, "dead")),
+        (b"wait 5", None),
+        (b"wait 5 6", None),
+        (b"wait", None),
+        (b"wait {", None),
+        (b"wait a moment", None),
+        (b"waiting [1]", None),
+        (b"wait 1h", None),
+    ],
+)
+def test_wait_lines(line: bytes, expected: WaitLine | None) -> None:
+    assert parse_wait(line) == expected
+
+
+def test_other_lines() -> None:
+    assert parse_retry("retry 90s") == 90.0
+    assert [parse_retry(line) for line in ("retry", "retry soon", "retry 3 of 5")] == [None] * 3
+    assert parse_checkpoint(b'checkpoint {"a": 1}') == msgspec.Raw(b'{"a": 1}')
+    for line in (b"checkpoint", b"checkpoint null", b"checkpoint saved", b"checkpoints [1]"):
+        assert parse_checkpoint(line) is None
+
+
+async def test_what_was_left_comes_on_stdin() -> None:
+    job = FakeJob(
+        checkpoint=msgspec.Raw(b'{"page":3}'),
+        answer=msgspec.Raw(b'"yes"'),
+        answered_by="lisa",
+        waits=1,
+        depends={"0-1": Dependency("completed", msgspec.Raw(b"7"))},
+    )
+    seen = await done("cat", job)
+    assert (seen["checkpoint"], seen["answer"], seen["answered_by"]) == ({"page": 3}, "yes", "lisa")
+    assert seen["depends"] == {"0-1": {"status": "completed", "result": 7}}
+    assert await done('echo "[$SWARM_WAITS, \\"$SWARM_ANSWERED_BY\\"]"', job) == [1, "lisa"]
+
+
+TIDY = """
+trap 'echo "checkpoint [2]"; echo {LAST}; exit 0' TERM
+echo progress 1
+while :; do sleep 0.02; done
+"""
+
+
+async def test_a_program_told_to_stop_may_leave_a_checkpoint() -> None:
+    job = FakeJob()
+    running = await begun(TIDY.replace("{LAST}", "'{}'"), job)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert job.checkpoints == [[2]]
+
+
+async def test_within_its_grace_a_program_may_finish() -> None:
+    job = FakeJob()
+    running = await begun(TIDY.replace("{LAST}", "5"), job)
+    job.grace_s = DEADLINE_S
+    running.cancel()
+    assert await running == msgspec.Raw(b"5")
+
+
+async def test_a_second_cancel_ends_its_grace() -> None:
+    job = FakeJob()
+    script = "trap 'echo progress 2' TERM; echo progress 1 $$; while :; do sleep 0.02; done"
+    running = await begun(script, job)
+    pid = int(job.reports[0][1])
+    job.grace_s = 100 * DEADLINE_S
+    job.reported.clear()
+    running.cancel()
+    async with asyncio.timeout(DEADLINE_S):
+        await job.reported.wait()
+    assert alive(pid)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until_gone(pid)
 
 
 async def test_many_at_once_do_not_mix() -> None:

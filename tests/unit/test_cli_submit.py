@@ -2,108 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swarm.actors import shard_map
-from swarm.actors.coordinator import Coordinator
-from swarm.actors.router import Router
-from swarm.bus.memory import MemoryWorld
-from swarm.cli import common
 from swarm.cli.main import main
-from swarm.cli.submit import COMPLAINTS_MAX
-from swarm.config import Settings
+from swarm.cli.submit_file import COMPLAINTS_MAX
 from swarm.sdk.client import Swarm
-
-DEADLINE_S = 30.0
-SETTINGS = Settings(
-    shard_count=2, parallel_workers=1, beat_s=0.01, missed_s=0.5, heartbeat_s=0.5, lease_s=5.0
-)
-
-Prepare = Callable[[Swarm], Awaitable[None]]
-
-
-class InMemory:
-    """What a command connects to: a fresh swarm in its own event loop."""
-
-    def __init__(self) -> None:
-        #: Run before the command.
-        self.prepare: Prepare | None = None
-        #: Whether somebody does the work.
-        self.working = False
-
-    @asynccontextmanager
-    async def connect(
-        self, args: argparse.Namespace, name: str | None = None
-    ) -> AsyncIterator[Swarm]:
-        world = MemoryWorld.on_wall_clock()
-        node = world.connect("node", node="node")
-        map_ = await shard_map.agree(node, SETTINGS)
-        router = Router(world.connect("router", node="node"), SETTINGS, map_)
-        bus = world.connect("coordinator-1", node="node")
-        coordinator = Coordinator(bus, SETTINGS, "coordinator-1", map_)
-        await router.start()
-        await coordinator.start()
-        other = Swarm(world.connect("other", node="other"))
-        async with asyncio.timeout(DEADLINE_S):
-            # Nothing tells us when shards open but the coordinator itself.
-            while len(coordinator.owned) < SETTINGS.shard_count:  # noqa: ASYNC110
-                await asyncio.sleep(SETTINGS.beat_s)
-            if self.prepare is not None:
-                await self.prepare(other)
-        worker = asyncio.create_task(work(other)) if self.working else None
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                yield Swarm(world.connect(name or "client", node="client"))
-        finally:
-            if worker is not None:
-                worker.cancel()
-                await asyncio.gather(worker, return_exceptions=True)
-            await coordinator.stop()
-            await router.stop()
-
-
-async def work(swarm: Swarm) -> None:
-    """An agent that doubles its payload, and fails without one."""
-    while True:
-        claimed = await swarm.claim(["sum"], wait_s=1.0)
-        if claimed is None:
-            continue
-        if isinstance(claimed.payload, int):
-            await swarm.complete(claimed.work_item_id, claimed.token, 2 * claimed.payload)
-        else:
-            await swarm.fail(claimed.work_item_id, claimed.token, "no number")
-
-
-@pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> InMemory:
-    memory = InMemory()
-    monkeypatch.setattr(common, "connect", memory.connect)
-    return memory
+from tests.unit.cli_world import InMemory, json_lines, write_lines
 
 
 @pytest.fixture
 def lines_file(tmp_path: Path) -> Callable[[list[Any]], str]:
-    def write(lines: list[Any]) -> str:
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        path = tmp_path / "items.jsonl"
-        path.write_text("".join(text + "\n" for text in texts))
-        return str(path)
-
-    return write
-
-
-def json_lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        yield json.loads(line)
+    return lambda lines: write_lines(tmp_path, lines)
 
 
 # --- one item --------------------------------------------------------------------------
@@ -162,7 +77,7 @@ def test_bad_lines_are_named_and_the_others_accepted(
     lines[501] = {"payload": 1}
     lines[999] = {"work_type": "sum", "colour": "red"}
     lines[1000] = {"work_type": "sum", "payload": "x" * 300_000}
-    lines[2499] = {"work_type": "sum", "dependencies": ["0-1"]}
+    lines[2499] = {"work_type": "sum", "dependencies": ["9-1"]}
     lines[5] = ""
     assert main(["submit", lines_file(lines)]) == 1
     captured = capsys.readouterr()
@@ -176,7 +91,7 @@ def test_bad_lines_are_named_and_the_others_accepted(
         (502, "work_type"),
         (1000, "colour"),
         (1001, "too_large"),
-        (2500, "unsupported"),
+        (2500, "only the shards 0 to 1"),
     ]:
         (line,) = [line for line in said.splitlines() if line.startswith(f"line {number}: ")]
         assert fragment in line
@@ -230,7 +145,7 @@ def test_long_files_go_in_chunks(
     lines_file: Callable[[list[Any]], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swarm.cli.submit.CHUNK", 7)
+    monkeypatch.setattr("swarm.cli.submit_file.CHUNK", 7)
     lines: list[Any] = [{"work_type": "sum"}] * 50
     lines[20] = "x"
     assert main(["submit", lines_file(lines)]) == 1
@@ -309,7 +224,7 @@ def test_one_item_for_people_and_programs(
     assert main(["work", "get", item["work_item_id"]]) == 0
     text = capsys.readouterr().out
     assert "labels       a=b\n" in text
-    assert "state        queued\n" in text
+    assert "status       queued\n" in text
 
 
 def test_an_unknown_item_is_a_failure(memory: InMemory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,14 @@ import pytest
 from msgspec import Raw
 
 from swarm.bus.memory import MemoryWorld
-from swarm.errors import BadInput, NoAnswer, Refusal, WorkFailed
+from swarm.core.ids import is_uuid7
+from swarm.errors import BadInput, NoAnswer, Refusal, WorkCancelled, WorkFailed
 from swarm.messages import (
+    ENDED,
     Ack,
+    Attempt,
     Beat,
+    Dependency,
     Description,
     ItemPage,
     ShardMap,
@@ -21,14 +25,15 @@ from swarm.messages import (
     Status,
     WorkItem,
 )
-from swarm.sdk.client import PAGE_ITEMS, Handle, Swarm
+from swarm.sdk.client import Handle, Swarm
+from swarm.sdk.looking import PAGE_ITEMS
 from swarm.sdk.results import POLL_S
 from tests.unit.scripted import Scripted, assignment, client, error
 from tests.unit.sims import loop_time, pass_time, sim
 
 
 def item(status: Status = "queued", **fields: Any) -> WorkItem:
-    finished_at = 1.0 if status in ("completed", "dead") else 0.0
+    finished_at = 1.0 if status in ENDED else 0.0
     return WorkItem("3-17", "feature", status, "medium", 1.0, finished_at=finished_at, **fields)
 
 
@@ -428,3 +433,184 @@ def test_messages_of_the_tests_are_what_travels() -> None:
     assert (
         msgspec.json.decode(msgspec.json.encode(item("completed", result=Raw(b"7"))))["result"] == 7
     )
+
+
+# --- what anybody may say of an item ----------------------------------------------------
+
+
+def test_commands_about_an_item_carry_their_arguments_and_an_id() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        handle = Handle(swarm, "3-17")
+        for verb in ("cancel", "prioritize", "retry", "answer"):
+            scripted.answers[verb] = lambda body, n: Ack(body["command_id"], "3-17", "queued")
+        assert (await handle.cancel("not wanted", grace_s=3)).status == "queued"
+        await handle.prioritize("high")
+        await handle.retry()
+        await handle.answer({"yes": 1}, wait=2)
+        said = {asked.subject: dict(asked.body) for asked in scripted.asked}
+        for body in said.values():
+            assert is_uuid7(body.pop("command_id"))
+            assert body.pop("work_item_id") == "3-17"
+        assert said == {
+            "swarm.shard.3.cancel.client": {"reason": "not wanted", "grace_s": 3},
+            "swarm.shard.3.prioritize.client": {"priority": "high"},
+            "swarm.shard.3.retry.client": {},
+            "swarm.shard.3.answer.client": {"answer": {"yes": 1}, "wait": 2},
+        }
+
+    sim(scenario)
+
+
+def test_a_command_without_an_answer_is_repeated_under_its_id() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["cancel"] = lambda body, n: (
+            Ack(body["command_id"], "3-17", "cancelled") if n == 2 else None
+        )
+        assert (await swarm.cancel("3-17")).status == "cancelled"
+        bodies = scripted.bodies("cancel")
+        assert [body.get("retry", 0) for body in bodies] == [0, 1, 2]
+        assert len({body["command_id"] for body in bodies}) == 1
+
+    sim(scenario)
+
+
+def test_what_a_holder_says_beside_its_outcome() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        for verb in ("fail", "release", "wait", "progress"):
+            scripted.answers[verb] = lambda body, n: Ack(body["command_id"], "3-17", "queued")
+        await swarm.fail("3-17", "t", "no", retry_after_s=60)
+        await swarm.fail("3-17", "t", "no", final=True)
+        await swarm.release("3-17", "t", checkpoint={"page": 3})
+        await swarm.progress("3-17", "t", 40, checkpoint=[1])
+        await swarm.wait("3-17", "t", "ok?", expires_s=60, on_expiry="resume", checkpoint=2)
+        kept = [
+            {k: v for k, v in asked.body.items() if k not in ("command_id", "work_item_id")}
+            for asked in scripted.asked
+        ]
+        assert kept == [
+            {"token": "t", "error": "no", "retry_after": 60, "verb": "fail"},
+            {"token": "t", "error": "no", "final": True, "verb": "fail"},
+            {"token": "t", "checkpoint": {"page": 3}, "verb": "release"},
+            {"token": "t", "percent": 40.0, "checkpoint": [1], "verb": "progress"},
+            {
+                "token": "t",
+                "waits_for": "ok?",
+                "expires_s": 60.0,
+                "on_expiry": "resume",
+                "checkpoint": 2,
+                "verb": "wait",
+            },
+        ]
+        for wrong in (
+            swarm.fail("3-17", "t", "no", retry_after_s=1, final=True),
+            swarm.wait("3-17", "t", "ok?", on_expiry="never"),  # type: ignore[arg-type]
+            swarm.wait("3-17", "t", "ok?", expires_s=-1),
+            swarm.wait("3-17", "t", "x" * 300_000),
+        ):
+            with pytest.raises(Refusal):
+                await wrong
+
+    sim(scenario)
+
+
+# --- watching ------------------------------------------------------------------------------
+
+
+def test_watching_shows_every_state_until_the_end() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        states = [
+            item("queued", version="a"),
+            item("queued", version="a"),  # nothing within the poll
+            None,  # lost
+            item("claimed", version="b"),
+            item("completed", version="c"),
+        ]
+        scripted.answers["get"] = lambda body, n: states[n]
+        seen = [one.status async for one in Handle(swarm, "3-17").watch()]
+        assert seen == ["queued", "claimed", "completed"]
+        asked = [
+            (body.get("version", ""), body.get("wait_s", 0)) for body in scripted.bodies("get")
+        ]
+        assert asked == [("", 0), ("a", POLL_S), ("a", POLL_S), ("a", POLL_S), ("b", POLL_S)]
+
+    sim(scenario)
+
+
+def test_watching_ends_in_time() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["get"] = lambda body, n: item("queued", version="a")
+        started = loop_time()
+        seen = [one.status async for one in swarm.watch("3-17", timeout=1.0)]
+        assert seen == ["queued"]
+        assert 1.0 <= loop_time() - started < 3.0
+        del scripted.answers["get"]
+        with pytest.raises(NoAnswer, match="is the swarm running"):
+            [one async for one in swarm.watch("3-17", timeout=1.0)]
+        scripted.answers["get"] = lambda body, n: error("unknown_item")
+        with pytest.raises(Refusal, match="unknown_item"):
+            [one async for one in swarm.watch("3-17")]
+
+    sim(scenario)
+
+
+# --- failures --------------------------------------------------------------------------------
+
+
+def test_a_failure_tells_all_that_led_to_it() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        history = [
+            Attempt(1, "a1", 1.0, 2.0, "failed", "no disk"),
+            Attempt(2, "a2", 3.0, 4.0, "lapsed", "its agent fell silent"),
+            Attempt(3, "a3", 5.0, 6.0, "failed", "no net"),
+        ]
+        dead = item("dead", error="no net", cause="quarantined", history=history)
+        scripted.answers["get"] = lambda body, n: dead
+        with pytest.raises(WorkFailed) as caught:
+            await swarm.result("3-17")
+        assert str(caught.value) == (
+            "work item 3-17 is dead (quarantined): no net (before that: a1 failed: no disk; "
+            "a2 lapsed: its agent fell silent)"
+        )
+        assert caught.value.item == dead
+        assert not isinstance(caught.value, WorkCancelled)
+
+    sim(scenario)
+
+
+def test_a_cancelled_item_has_an_error_of_its_own() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        gone = item("cancelled", error="not wanted")
+        scripted.answers["get"] = lambda body, n: gone
+        with pytest.raises(WorkCancelled, match="work item 3-17 is cancelled: not wanted"):
+            await swarm.result("3-17")
+
+    sim(scenario)
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "told"),
+    [
+        (item("waiting", waits_for=Raw(b'"ok?"')), 'it waits for "ok?"; answer it'),
+        (
+            item("blocked", depends={"0-1": Dependency("completed"), "0-2": Dependency()}),
+            "it is blocked by its dependencies: 0-2",
+        ),
+        (item("scheduled", until=99.0), "it is scheduled, not before 99"),
+    ],
+)
+def test_a_result_that_does_not_come_says_why(unfinished: WorkItem, told: str) -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["get"] = lambda body, n: unfinished
+        with pytest.raises(TimeoutError) as caught:
+            await swarm.result("3-17", timeout=0.5)
+        assert told in str(caught.value)
+
+    sim(scenario)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,14 +13,21 @@ from msgspec import Raw
 
 from swarm.errors import Refusal
 from swarm.messages import Assignment, NewItem, Submit
+from swarm.sdk.describing import read
 from swarm.sdk.items import SUBMIT_BYTES, ClaimedItem, batches, check_percent, encode_item, to_json
 
 LIMIT = 262_144
+NOW = 1_700_000_000.0
+
+
+def encode(description: Any, limit: int = LIMIT) -> tuple[str, Raw]:
+    """As the only item of a call."""
+    return encode_item(read(description, 0, NOW).with_ids([]), limit)
 
 
 def refusal_of(description: Any, limit: int = LIMIT) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        encode_item(description, limit)
+        encode(description, limit)
     return caught.value
 
 
@@ -39,7 +47,18 @@ def refusal_of(description: Any, limit: int = LIMIT) -> Refusal:
         ({"work_type": "a", "lease_s": -1}, "bad_request", ["$.lease_s"]),
         ({"work_type": "a", "payload": object()}, "bad_request", ["object", "JSON"]),
         ({"work_type": "a", "payload": "\ud800"}, "bad_request", ["JSON"]),
-        ({"work_type": "a", "dependencies": ["0-1"]}, "unsupported", ["dependencies"]),
+        ({"work_type": "a", "dependencies": ["a-1"]}, "bad_request", ["dependencies", "3-17"]),
+        ({"work_type": "a", "depends_on": "0-1"}, "bad_request", ["depends_on", "a list of ids"]),
+        ({"work_type": "a", "depends_on": 5}, "bad_request", ["depends_on", "a list of ids"]),
+        ({"work_type": "a", "depends_on": [7]}, "bad_request", ["item 7", "come earlier"]),
+        ({"work_type": "a", "depends_on": [-1]}, "bad_request", ["item -1", "come earlier"]),
+        ({"work_type": "a", "depends_on": [True]}, "bad_request", ["depends_on has True"]),
+        ({"work_type": "a", "depends_on": ["x"]}, "bad_request", ["'x'", "3-17"]),
+        ({"work_type": "a", "delay_s": -1}, "bad_request", ["delay_s", "0 or more"]),
+        ({"work_type": "a", "delay_s": "1h"}, "bad_request", ["delay_s", "seconds"]),
+        ({"work_type": "a", "delay_s": 1, "not_before": 5}, "bad_request", ["exclude each other"]),
+        ({"work_type": "a", "deadline": datetime(2030, 1, 1)}, "bad_request", ["time zone"]),  # noqa: DTZ001
+        ({"work_type": "a", "max_attempts": -1}, "bad_request", ["$.max_attempts"]),
         ({"work_type": "a", "payload": "x" * LIMIT}, "too_large", [str(LIMIT), "max_payload"]),
         (["work_type", "a"], "bad_request", ["NewItem or a mapping", "list"]),
         (NewItem("a", priority="urgent"), "bad_request", ["critical, high"]),  # type: ignore[arg-type]
@@ -70,8 +89,30 @@ def test_a_mapping_and_a_new_item_encode_alike() -> None:
         "priority": "high",
         "payload": {"n": [1, 2]},
     }
-    assert encode_item(item, LIMIT) == encode_item(mapping, LIMIT)
-    assert encode_item(item, LIMIT)[0] == "feature"
+    assert encode(item) == encode(mapping)
+    assert encode(item)[0] == "feature"
+
+
+class Referred:
+    work_item_id = "3-1"
+
+
+def test_what_an_item_may_depend_on() -> None:
+    described = read(
+        {"work_type": "a", "dependencies": ["0-7"], "depends_on": ["0-9", Referred(), 2, 0, 2]},
+        3,
+        NOW,
+    )
+    assert described.earlier == (2, 0)
+    fields = described.with_ids(["5-2", "5-0"])
+    assert isinstance(fields, dict)
+    assert fields["dependencies"] == ["0-7", "0-9", "3-1", "5-2", "5-0"]
+
+
+def test_times_may_be_said_in_several_ways() -> None:
+    later = datetime(2030, 1, 1, tzinfo=UTC)
+    fields = read({"work_type": "a", "delay_s": 90, "deadline": later}, 0, NOW).with_ids([])
+    assert fields == {"work_type": "a", "not_before": NOW + 90, "deadline": later.timestamp()}
 
 
 def test_an_item_of_exactly_the_limit_is_accepted() -> None:
@@ -94,7 +135,11 @@ def test_batches_keep_order_and_limits(sizes: list[int], count_max: int, bytes_m
     refused: dict[int, Refusal] = {}
     cut = list(
         batches(
-            items, count_max=count_max, bytes_max=bytes_max, item_bytes_max=150, refused=refused
+            enumerate(items),
+            count_max=count_max,
+            bytes_max=bytes_max,
+            item_bytes_max=150,
+            refused=refused,
         )
     )
     sent = [position for batch in cut for position in batch.positions]
@@ -111,7 +156,7 @@ def test_batches_keep_order_and_limits(sizes: list[int], count_max: int, bytes_m
 
 def test_two_batches_are_cut_only_when_one_is_full() -> None:
     items = [{"work_type": "a"}] * 5
-    cut = batches(items, count_max=2, bytes_max=10_000, item_bytes_max=1000, refused={})
+    cut = batches(enumerate(items), count_max=2, bytes_max=10_000, item_bytes_max=1000, refused={})
     assert [len(batch.items) for batch in cut] == [2, 2, 1]
 
 
@@ -127,6 +172,7 @@ def test_a_claimed_item_decodes_its_payload() -> None:
     raw = Raw(b'{"work_type":"a","payload":{"n":1}}')
     claimed = ClaimedItem.of(Assignment("0-1", "1.n.s", 2, 30.0, raw))
     assert claimed.payload == {"n": 1}
+    assert (claimed.dependencies, claimed.waits, bytes(claimed.answer)) == ({}, 0, b"null")
     assert claimed.item.work_type == "a"
     assert (claimed.attempt, claimed.item_bytes) == (2, len(memoryview(raw)))
     assert ClaimedItem.of(Assignment("0-1", "t", 1, 1.0, Raw(b'{"work_type":"a"}'))).payload is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -283,5 +284,132 @@ def test_a_closed_connection_says_so() -> None:
         await swarm.close()
         with pytest.raises(BusUnavailable, match="closed"):
             await swarm.submit("a")
+
+    sim(scenario)
+
+
+# --- items that depend on each other --------------------------------------------------------
+
+
+def in_turn(shard: int = 4) -> Any:
+    """Accept everything; numbers go on from batch to batch."""
+    given = itertools.count(1)
+
+    def accept(body: dict[str, Any], number: int) -> SubmitReply:
+        return SubmitReply(
+            [SubmitResult(i, f"{shard}-{next(given)}") for i in range(len(body["items"]))]
+        )
+
+    return accept
+
+
+def test_an_item_follows_those_that_it_depends_on() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["submit"] = in_turn()
+        done = await swarm.submit("a")
+        handles = await swarm.submit_many(
+            [
+                {"work_type": "a"},
+                {"work_type": "b", "depends_on": [0, done]},
+                {"work_type": "c", "depends_on": [1, "9-9", 0]},
+                {"work_type": "a", "depends_on": [done]},
+                {"work_type": "d", "depends_on": [0]},
+            ]
+        )
+        assert ids(handles) == ["4-2", "4-4", "4-6", "4-3", "4-5"]
+        waves = [
+            [(one["work_type"], one.get("dependencies")) for one in body["items"]]
+            for body in scripted.bodies("submit")[1:]
+        ]
+        assert waves == [
+            [("a", None), ("a", ["4-1"])],
+            [("b", ["4-1", "4-2"]), ("d", ["4-2"])],
+            [("c", ["9-9", "4-4", "4-2"])],
+        ]
+
+    sim(scenario)
+
+
+def test_what_depends_on_a_refused_item_is_refused_with_the_reason() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["submit"] = in_turn()
+        outcomes = await swarm.submit_many(
+            [
+                {"work_type": "a b"},
+                {"work_type": "b", "depends_on": [0]},
+                {"work_type": "c", "depends_on": [1]},
+                {"work_type": "d"},
+                {"work_type": "e", "depends_on": [3]},
+            ]
+        )
+        assert ids([outcomes[3], outcomes[4]]) == ["4-1", "4-2"]
+        for position, outcome in enumerate(outcomes[:3]):
+            assert isinstance(outcome, Refusal)
+            assert outcome.code == "bad_request"
+            assert "letters, digits" in outcome.message
+            if position:
+                assert f"it depends on item {position - 1} of this call" in outcome.message
+
+    sim(scenario)
+
+
+def test_a_retry_of_a_wave_keeps_its_command_id_and_what_is_unknown_stops_the_next() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        answer = in_turn()
+        # The first wave is answered at its second try, the second wave never.
+        scripted.answers["submit"] = lambda body, n: answer(body, n) if n == 1 else None
+        outcomes = await swarm.submit_many(
+            [
+                {"work_type": "a"},
+                {"work_type": "b", "depends_on": [0]},
+                {"work_type": "c", "depends_on": [1]},
+            ],
+            timeout_s=3.0,
+        )
+        assert ids(outcomes[:1]) == ["4-1"]
+        assert isinstance(outcomes[1], NoAnswer)
+        third = outcomes[2]
+        assert isinstance(third, Refusal)
+        assert (third.code, third.retry) == ("unavailable", True)
+        assert "of which it is not known whether it was stored" in third.message
+        bodies = scripted.bodies("submit")
+        first, again, *later = bodies
+        assert (first["command_id"], again["retry"]) == (again["command_id"], 1)
+        assert len({body["command_id"] for body in later}) == 1
+        assert all(body["items"] == later[0]["items"] for body in later)
+
+    sim(scenario)
+
+
+def test_all_that_can_be_said_of_an_item() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["submit"] = accept
+        await swarm.submit(
+            "a",
+            max_attempts=5,
+            backoff_s=2.5,
+            delay_s=60.0,
+            deadline=world.time() + 3600.0,
+            progress_s=30.0,
+            depends_on=["0-9"],
+            on_dependency_failure="run",
+            story_points=0,
+        )
+        (item,) = scripted.bodies("submit")[0]["items"]
+        now = item.pop("deadline") - 3600.0
+        assert item.pop("not_before") == pytest.approx(now + 60.0, abs=1.0)
+        assert item == {
+            "work_type": "a",
+            "max_attempts": 5,
+            "backoff_s": 2.5,
+            "progress_s": 30.0,
+            "dependencies": ["0-9"],
+            "on_dependency_failure": "run",
+            "story_points": 0,
+        }
 
     sim(scenario)

@@ -57,9 +57,23 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "HEARTBEAT_S": ("1.5", "1.5", 1.5),
         "BEAT_S": ("0.1", "0.1", 0.1),
         "MISSED_S": ("3", "3", 3.0),
+        "STANDBYS": ("2", "2", 2),
+        "DRAIN_S": ("3.5", "3.5", 3.5),
         "AGEING_S": ("1", "1.0", 1.0),
         "DEDUPE_WINDOW": ("3600", "3600", 3600.0),
         "DEDUPE_COUNT": ("5000", "5000", 5000),
+        "MAX_ATTEMPTS": ("7", "7", 7),
+        "RETRY_BACKOFF_S": ("2", "2.0", 2.0),
+        "RETRY_BACKOFF_MAX_S": ("60", "60", 60.0),
+        "QUARANTINE_DEATHS": ("5", "5", 5),
+        "WAIT_EXPIRES_S": ("60", "60", 60.0),
+        "DEADLINE_GRACE_S": ("0", "0", 0.0),
+        "CACHE_MAX_SIZE": ("1000", "1000", 1000),
+        "FINISHED_RETENTION_S": ("0", "0", 0.0),
+        "DEAD_RETENTION_S": ("60", "60", 60.0),
+        "LOG_FLOOR_BYTES": ("1000", "1000", 1000),
+        "STORAGE_MAX_BYTES": ("1000000", "1000000", 1_000_000),
+        "STORAGE_SOFT_LIMIT": ("0.5", "0.5", 0.5),
         "MAILBOX_SIZE": ("2000", "2000", 2000),
         "APPEND_TIMEOUT_S": ("0.5", "0.5", 0.5),
         "ROUTING_ENABLED": ("1", "true", True),
@@ -160,7 +174,7 @@ def test_an_unknown_key_in_the_file_is_an_error(tmp_path: Path) -> None:
         load({}, path)
 
 
-@pytest.mark.parametrize("key", ["shard_affinity", "cache_max_size", "SHARD_COUNT", "prefix"])
+@pytest.mark.parametrize("key", ["shard_affinity", "bridge_count", "SHARD_COUNT", "prefix"])
 def test_a_setting_that_nothing_acts_on_is_an_error_in_the_file(tmp_path: Path, key: str) -> None:
     with pytest.raises(BadConfig, match=f"no setting '{key}'"):
         load({}, written(tmp_path, f'{key} = "x"\n'))

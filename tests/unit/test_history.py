@@ -8,25 +8,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from msgspec import Raw
 
-from swarm.bus.base import Entry
-from swarm.core.envelope import FORMAT, encode_entry
-from swarm.errors import BadInput, LogMissing, Undecodable
+from swarm.errors import BadInput, Undecodable
 from swarm.messages import (
     Claimed,
     Completed,
     Died,
     Event,
-    LogEntry,
-    Opened,
     Progressed,
     Released,
     Submitted,
 )
-from swarm.subjects import Subjects
+from swarm.testing import fold
 from swarm.testing.history import (
     AckLog,
     Acks,
@@ -39,54 +36,10 @@ from swarm.testing.history import (
     read_executions,
     read_logs,
 )
+from swarm.testing.recorded import EntryLog, RecordedLogs
+from tests.unit.written_logs import SUBJECTS, Logs
 
-SUBJECTS = Subjects("t")
 ITEM = Raw(b'{"work_type":"build"}')
-
-
-class Logs:
-    """Written like an owner does, at times of the test's choosing; read like a bus."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, list[Entry]] = {}
-        self._epoch: dict[int, int] = {}
-        self._batch: dict[int, int] = {}
-        self._owner: dict[int, str] = {}
-
-    def open(self, time: float, shard: int = 0) -> None:
-        self._epoch[shard] = self._epoch.get(shard, 0) + 1
-        self._batch[shard] = -1
-        self._owner[shard] = f"o{self._epoch[shard]}"
-        self.add(time, Opened("coordinator-1"), shard=shard)
-
-    def add(self, time: float, *events: Event, shard: int = 0) -> None:
-        log = self.entries.setdefault(SUBJECTS.log(shard), [])
-        self._batch[shard] += 1
-        entry = LogEntry(
-            swarm=FORMAT,
-            incarnation="i",
-            epoch=self._epoch[shard],
-            owner=self._owner[shard],
-            batch=self._batch[shard],
-            previous=self._last_of_ours(log),
-            map_version=1,
-            # The owner's clock is not the server's: the checker must use the server's.
-            now=time + 1000,
-            events=list(events),
-        )
-        self.raw(time, encode_entry(entry), shard)
-
-    def raw(self, time: float, data: bytes, shard: int = 0) -> None:
-        log = self.entries.setdefault(SUBJECTS.log(shard), [])
-        log.append(Entry(log[-1].seq + 1 if log else 1, data, time))
-
-    def _last_of_ours(self, log: list[Entry]) -> int:
-        return next((e.seq for e in reversed(log) if e.data.startswith(b'{"swarm"')), 0)
-
-    async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
-        if log not in self.entries:
-            raise LogMissing(log)
-        return [entry for entry in self.entries[log] if entry.seq >= from_seq][:limit]
 
 
 @pytest.fixture
@@ -216,6 +169,48 @@ async def test_logs_longer_than_a_page_are_read_to_their_end() -> None:
         logs.add(float(number), Submitted(f"c{number}", number, [ITEM]))
     history = await read_logs(logs, SUBJECTS, [0])
     assert len(history.items) == 700
+
+
+async def test_recorded_entries_are_folded_like_the_log(logs: Logs, tmp_path: Path) -> None:
+    logs.raw(10.5, b"not ours")
+    logs.add(11.0, claimed())
+    logs.add(13.0, Completed(1, 1))
+    files = EntryLog(tmp_path, 0)
+    for entry in logs.entries[SUBJECTS.log(0)]:
+        files.take(entry)
+    recorded = RecordedLogs(tmp_path, {SUBJECTS.log(0): 0})
+    history = await read_logs(recorded, SUBJECTS, range(1))
+    assert history == await read_logs(logs, SUBJECTS, range(1))
+    assert history.items["0-1"].ended == "completed"
+    times = (9.0, 10.0, 10.5, 11.0, 13.0)
+    assert history.stamps == {0: {seq: (time, time) for seq, time in enumerate(times, 1)}}
+
+
+async def test_an_items_status_is_known_as_of_every_entry(logs: Logs) -> None:
+    logs.add(11.0, claimed())
+    logs.add(12.0, Progressed(1, 50.0))
+    logs.add(13.0, Released(1, 1, "agent"), claimed(fence=2))
+    logs.add(14.0, Released(1, 2, "lapsed"))
+    logs.add(15.0, claimed(fence=3), Died(1, 3))
+    life = (await read_logs(logs, SUBJECTS, range(1))).items["0-1"]
+    statuses = [life.status_at(seq) for seq in range(8)]
+    assert statuses == ["", "", "queued", "claimed", "claimed", "claimed", "queued", "dead"]
+    assert life.item == ITEM
+
+
+def test_every_kind_of_event_has_a_row() -> None:
+    assert set(fold._FOLDS) == set(get_args(Event))
+
+
+async def test_a_kind_of_event_without_a_row_is_reported(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {kind: row for kind, row in fold._FOLDS.items() if kind is not Progressed}
+    monkeypatch.setattr(fold, "_FOLDS", rows)
+    logs.add(11.0, Progressed(1, 50.0))
+    history = await read_logs(logs, SUBJECTS, range(1))
+    (text,) = history.contradictions
+    assert text == "tlog.0, entry 3: an event that this fold does not know: Progressed"
 
 
 # --- planted: held twice -----------------------------------------------------------------
@@ -363,7 +358,7 @@ CONTRADICTIONS: list[tuple[list[Event], str]] = [
     ([Completed(1, 1)], "not so held"),
     ([Released(2, 1, "lapsed")], "not so held"),
     ([claimed(), Released(1, 2, "lapsed")], "not so held"),
-    ([claimed(), Completed(1, 1), Died(1, 1)], "not so held"),
+    ([claimed(), Completed(1, 1), Died(1, 1)], "after its end"),
     ([claimed(), Completed(1, 1), claimed(fence=2)], "after its end"),
 ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from swarm.testing.loop import START_S, Deadlock, Livelock, SimLoop, run
-from tests.unit.sims import leave_running, loop_time, pass_time
+from tests.unit.sims import leave_running, loop_time, pass_time, start_process
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(40)
@@ -446,6 +446,102 @@ def test_there_are_no_threads() -> None:
 
     with pytest.raises(RuntimeError, match="call it directly"):
         run(main, seed=1)
+
+
+# --- processes -------------------------------------------------------------------------
+
+
+async def tick_forever(seen: list[float], every_s: float = 1.0) -> None:
+    while True:
+        await pass_time(every_s)
+        seen.append(loop_time() - START_S)
+
+
+def frozen_loop() -> SimLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop)
+    return loop
+
+
+def test_a_frozen_process_does_nothing_and_then_everything_at_once() -> None:
+    async def main() -> tuple[list[float], list[float], list[str]]:
+        loop = frozen_loop()
+        frozen: list[float] = []
+        other: list[float] = []
+        order: list[str] = []
+        done = loop.create_future()
+
+        async def work() -> None:
+            # A task of a task, a timer and a future's callback: all are the process's.
+            task = asyncio.create_task(tick_forever(frozen))
+            loop.call_later(4, order.append, "timer at 4")
+            loop.call_later(3, order.append, "timer at 3")
+            done.add_done_callback(lambda _: order.append("future at 3.5"))
+            await asyncio.wait_for(task, 3.2)
+
+        process = start_process("p#1", work())
+        leave_running(tick_forever(other))
+        await pass_time(2.5)
+        loop.freeze("p#1")
+        loop.freeze("p#1")
+        await pass_time(1.0)
+        done.set_result(None)
+        await pass_time(6.0)
+        assert not process.done()
+        assert (frozen, order) == ([1.0, 2.0], [])
+        assert loop.thaw("p#1") > 0
+        assert loop.thaw("p#1") == 0
+        with pytest.raises(TimeoutError):
+            await process
+        return frozen, other, order
+
+    frozen, other, order = run(main, seed=1)
+    assert frozen == [1.0, 2.0, 9.5]
+    assert other == [float(second) for second in range(1, 10)]
+    assert order == ["timer at 3", "future at 3.5", "timer at 4"]
+
+
+def test_a_timer_cancelled_while_its_process_is_frozen_does_not_run() -> None:
+    async def main() -> None:
+        loop = frozen_loop()
+        seen: list[str] = []
+        timers: list[asyncio.TimerHandle] = []
+
+        async def work() -> None:
+            timers.append(loop.call_later(1, seen.append, "cancelled"))
+            timers.append(loop.call_later(1, seen.append, "kept"))
+
+        await start_process("p#1", work())
+        loop.freeze("p#1")
+        await pass_time(2)
+        timers[0].cancel()
+        loop.thaw("p#1")
+        await pass_time(1)
+        assert seen == ["kept"]
+
+    run(main, seed=1)
+
+
+def test_a_process_that_stays_frozen_is_named_in_a_deadlock_and_ended_with_the_run() -> None:
+    ended: list[str] = []
+
+    async def linger() -> None:
+        try:
+            await pass_time(1)
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cleaned up")
+
+    async def wait_for_it() -> None:
+        loop = frozen_loop()
+        process = start_process("p#1", linger())
+        await pass_time(0.5)
+        loop.freeze("p#1")
+        await process
+
+    with pytest.raises(Deadlock, match=r"frozen: p#1, 1 callbacks"):
+        run(wait_for_it, seed=1)
+    assert ended == ["cleaned up"]
 
 
 # --- the same in every process ------------------------------------------------------

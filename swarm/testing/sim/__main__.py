@@ -7,18 +7,19 @@ that seed alone (``--runs 1``) replays it exactly.
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from random import Random
 
-import structlog
 from msgspec import Struct
 
 from swarm.testing.loop import run
+from swarm.testing.sim.logbook import quiet
+from swarm.testing.sim.mishaps import KINDS
 from swarm.testing.sim.plan import draw
 from swarm.testing.sim.swarm import SimSwarm
 
@@ -36,9 +37,9 @@ class Outcome(Struct):
     seen: dict[str, int]
 
 
-def simulate(seed: int) -> Outcome:
-    """Run one schedule."""
-    plan = draw(Random(f"plan {seed}"))
+def simulate(seed: int, focus: Collection[str] = ()) -> Outcome:
+    """Run one schedule, with more than the usual mishaps of the kinds in `focus`."""
+    plan = draw(Random(f"plan {seed}"), focus)
     swarms: list[SimSwarm] = []
 
     async def main() -> None:
@@ -51,23 +52,19 @@ def simulate(seed: int) -> Outcome:
     except Exception as error:  # noqa: BLE001 - whatever went wrong, it is this seed's finding
         trace = "\n".join(list(swarms[0].world.trace)[-TRACE_LINES:]) if swarms else ""
         failure = f"{type(error).__name__}: {error}\n{trace}"
-    return Outcome(seed, failure, swarms[0].checker.seen if swarms else {})
+    return Outcome(seed, failure, swarms[0].verdict.seen if swarms else {})
 
 
-def quiet() -> None:
-    """Log nothing: the trace says it better, and a run logs thousands of lines."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
-def outcomes(seed: int, runs: int, jobs: int) -> Iterator[Outcome]:
+def outcomes(seed: int, runs: int, jobs: int, focus: Collection[str] = ()) -> Iterator[Outcome]:
     """Run the schedules of `runs` seeds from `seed` on, over `jobs` processes."""
     seeds = range(seed, seed + runs)
+    one = partial(simulate, focus=focus)
     if jobs == 1:
         quiet()
-        yield from map(simulate, seeds)
+        yield from map(one, seeds)
         return
     with multiprocessing.Pool(jobs, initializer=quiet) as pool:
-        yield from pool.imap(simulate, seeds, chunksize=20)
+        yield from pool.imap(one, seeds, chunksize=20)
 
 
 def main() -> int:
@@ -76,18 +73,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--runs", type=int, default=10_000, help="how many seeds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    kinds = [kind.name for kind in KINDS]
+    parser.add_argument(
+        "--focus",
+        action="append",
+        choices=kinds,
+        default=[],
+        metavar="KIND",
+        help=f"more of this kind of mishap (may be repeated): {', '.join(kinds)}",
+    )
     args = parser.parse_args()
     if args.runs < 1 or args.jobs < 1:
         parser.error("--runs and --jobs must be at least 1")
     started = time.monotonic()
     seen: dict[str, int] = {}
     failed = 0
-    for done, outcome in enumerate(outcomes(args.seed, args.runs, min(args.jobs, args.runs)), 1):
+    jobs = min(args.jobs, args.runs)
+    focus = "".join(f" --focus {kind}" for kind in args.focus)
+    for done, outcome in enumerate(outcomes(args.seed, args.runs, jobs, args.focus), 1):
         for what, count in outcome.seen.items():
             seen[what] = seen.get(what, 0) + count
         if outcome.failure:
             failed += 1
             replay = f"make sim SEED={outcome.seed} RUNS=1"
+            replay += f" ARGS='{focus.strip()}'" if focus else ""
             sys.stdout.write(f"seed {outcome.seed} FAILED ({replay})\n{outcome.failure}\n\n")
         if done % 500 == 0:
             sys.stdout.write(f"{done} schedules, {failed} failed\n")

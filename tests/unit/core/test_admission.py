@@ -66,7 +66,8 @@ def error_of(raw: bytes) -> ErrorBody:
             "bad_request",
             ["nested too deep", "200"],
         ),
-        (b'{"work_type":"a","dependencies":["3-1"]}', "unsupported", ["dependencies"]),
+        (b'{"work_type":"a","dependencies":["1-x"]}', "bad_request", ["dependencies", "1-x"]),
+        (b'{"work_type":"a","dependencies":["16-1"]}', "bad_request", ["16-1", "shards 0 to 0"]),
         (
             b'{"work_type":"a","payload":"' + b"x" * LIMIT + b'"}',
             "too_large",

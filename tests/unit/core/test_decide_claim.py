@@ -7,7 +7,8 @@ import pytest
 from swarm.core import decide
 from swarm.core.shard import ShardRules
 from swarm.messages import Claim
-from tests.builders import Desk, command_id, new_item, refusal_of, state_of
+from tests.builders import Desk, command_id, new_item, refusal_of
+from tests.states import state_of
 
 
 def test_a_claim_takes_the_best_item_of_its_types_and_holds_it() -> None:

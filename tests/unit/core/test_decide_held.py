@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from msgspec import Raw
 
 from swarm.core import decide
 from swarm.core.decide import Batch
 from swarm.core.shard import ShardRules
-from swarm.messages import Ack, Assignment, Complete, Fail, ItemCommand, Progress, Release, Renew
-from tests.builders import Desk, command_id, new_item, number_of, refusal_of, state_of
+from swarm.messages import (
+    Ack,
+    Assignment,
+    Complete,
+    Fail,
+    ItemCommand,
+    Progress,
+    Release,
+    Renew,
+    Wait,
+)
+from tests.builders import NOW, Desk, command_id, new_item, number_of, refusal_of
+from tests.states import state_of
 
-VERBS = ("complete", "fail", "release", "progress", "renew")
+VERBS = ("complete", "fail", "release", "wait", "progress", "renew")
 
 
 class Case:
@@ -56,40 +69,61 @@ class Case:
 
     def dead(self) -> None:
         self.held_again()
-        self.desk.tell(Fail("", self.item, self.tokens["now"], "boom"), "a1")
+        self.desk.tell(Fail("", self.item, self.tokens["now"], "boom", final=True), "a1")
+
+    def failed(self) -> None:
+        self.desk.fail(self.take("a1"), "a1")
+
+    def waiting(self) -> None:
+        self.desk.wait(self.take("a1"), "a1")
+
+    def cancelled(self) -> None:
+        self.take("a1")
+        self.desk.cancel(self.item, grace_s=0)
+
+    def cancelled_unheld(self) -> None:
+        self.desk.cancel(self.item)
 
 
-#: state, sender, token; then what complete, fail, release, progress, renew come to: the
-#: status in the acknowledgement, or the code of the refusal.
+#: state, sender, token; then what complete, fail, release, wait, progress, renew come to:
+#: the status in the acknowledgement, or the code of the refusal.
 TABLE = """
-queued       a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
-queued       a1 odd   stale_token      stale_token      stale_token      stale_token      stale_token
-held         a1 now   completed        dead             queued           claimed          claimed
-held         a1 odd   stale_token      stale_token      stale_token      stale_token      stale_token
-held         a1 none  stale_token      stale_token      stale_token      stale_token      stale_token
-held         a2 now   not_holder       not_holder       not_holder       not_holder       not_holder
-held         a2 none  not_holder       not_holder       not_holder       not_holder       not_holder
-lapsed_to_a2 a1 old   not_holder       not_holder       not_holder       not_holder       not_holder
-lapsed_to_a2 a1 now   not_holder       not_holder       not_holder       not_holder       not_holder
-lapsed_to_a2 a2 old   stale_token      stale_token      stale_token      stale_token      stale_token
-lapsed_to_a2 a2 now   completed        dead             queued           claimed          claimed
-held_again   a1 old   stale_token      stale_token      stale_token      stale_token      stale_token
-held_again   a1 now   completed        dead             queued           claimed          claimed
-released     a1 now   stale_token      stale_token      stale_token      stale_token      stale_token
-released     a2 now   stale_token      stale_token      stale_token      stale_token      stale_token
-released     a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
-lapsed       a1 now   stale_token      stale_token      stale_token      stale_token      stale_token
-completed    a1 now   completed        already_finished already_finished already_finished already_finished
-completed    a1 old   already_finished already_finished already_finished already_finished already_finished
-completed    a1 none  already_finished already_finished already_finished already_finished already_finished
-completed    a2 now   already_finished already_finished already_finished already_finished already_finished
-dead         a1 now   already_finished dead             already_finished already_finished already_finished
-dead         a1 old   already_finished already_finished already_finished already_finished already_finished
-dead         a2 now   already_finished already_finished already_finished already_finished already_finished
+queued       a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
+queued       a1 odd   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+held         a1 now   completed        scheduled        queued           waiting          claimed          claimed
+held         a1 odd   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+held         a1 none  stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+held         a2 now   not_holder       not_holder       not_holder       not_holder       not_holder       not_holder
+held         a2 none  not_holder       not_holder       not_holder       not_holder       not_holder       not_holder
+lapsed_to_a2 a1 old   not_holder       not_holder       not_holder       not_holder       not_holder       not_holder
+lapsed_to_a2 a1 now   not_holder       not_holder       not_holder       not_holder       not_holder       not_holder
+lapsed_to_a2 a2 old   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+lapsed_to_a2 a2 now   completed        scheduled        queued           waiting          claimed          claimed
+held_again   a1 old   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+held_again   a1 now   completed        scheduled        queued           waiting          claimed          claimed
+released     a1 now   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+released     a2 now   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+released     a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
+lapsed       a1 now   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+failed       a1 now   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+failed       a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
+waiting      a1 now   stale_token      stale_token      stale_token      stale_token      stale_token      stale_token
+waiting      a1 none  not_claimed      not_claimed      not_claimed      not_claimed      not_claimed      not_claimed
+completed    a1 now   completed        already_finished already_finished already_finished already_finished already_finished
+completed    a1 old   already_finished already_finished already_finished already_finished already_finished already_finished
+completed    a1 none  already_finished already_finished already_finished already_finished already_finished already_finished
+completed    a2 now   already_finished already_finished already_finished already_finished already_finished already_finished
+dead         a1 now   already_finished dead             dead             dead             already_finished already_finished
+dead         a1 old   already_finished already_finished already_finished already_finished already_finished already_finished
+dead         a2 now   already_finished already_finished already_finished already_finished already_finished already_finished
+cancelled    a1 now   already_finished cancelled        cancelled        cancelled        already_finished already_finished
+cancelled    a2 now   already_finished already_finished already_finished already_finished already_finished already_finished
+cancelled_unheld a1 none already_finished already_finished already_finished already_finished already_finished already_finished
 """  # noqa: E501 - a table is read across
 
 ROWS = [line.split() for line in TABLE.split("\n") if line]
-ACKED = {"completed", "dead", "queued", "claimed"}
+ENDED = {"completed", "dead", "cancelled"}
+ACKED = {*ENDED, "queued", "scheduled", "waiting", "claimed"}
 
 
 def send(case: Case, verb: str, sender: str, token: str, out: Batch) -> Ack:
@@ -102,6 +136,9 @@ def send(case: Case, verb: str, sender: str, token: str, out: Batch) -> Ack:
             return decide.item_command(shard, Fail("", item, token, "no"), sender, out)
         case "release":
             return decide.item_command(shard, Release(case.desk.new_id(), item, token), sender, out)
+        case "wait":
+            wait = Wait(case.desk.new_id(), item, token, Raw(b'"ok?"'))
+            return decide.item_command(shard, wait, sender, out)
         case "progress":
             command = Progress(case.desk.new_id(), item, token, 50.0, "halfway")
             return decide.item_command(shard, command, sender, out)
@@ -128,7 +165,7 @@ def test_every_command_in_every_state(row: list[str], verb: str) -> None:
         assert ack.error is None
         assert (ack.work_item_id, ack.status) == (case.item, expected)
         assert ack.lease_s == (30.0 if expected == "claimed" else 0.0)
-        unchanged = verb == "renew" or state in {"completed", "dead"}
+        unchanged = verb == "renew" or state in ENDED
         assert len(out.events) == (0 if unchanged else 1)
     else:
         refusal = refusal_of(act)
@@ -176,7 +213,7 @@ def test_an_id_of_no_item_here(item: str, code: str, verb: str) -> None:
 
 
 @pytest.mark.parametrize("id_", ["", "1", "0190b5e0-0000-4000-8000-000000000000", "x" * 36])
-@pytest.mark.parametrize("verb", ["release", "progress"])
+@pytest.mark.parametrize("verb", ["release", "wait", "progress"])
 def test_a_command_that_only_its_id_tells_from_a_repetition_needs_a_uuid7(
     verb: str, id_: str
 ) -> None:
@@ -187,6 +224,8 @@ def test_a_command_that_only_its_id_tells_from_a_repetition_needs_a_uuid7(
     command: ItemCommand = Release(id_, held.work_item_id, held.token)
     if verb == "progress":
         command = Progress(id_, held.work_item_id, held.token, 1.0)
+    elif verb == "wait":
+        command = Wait(id_, held.work_item_id, held.token, Raw(b"1"))
     refusal = refusal_of(lambda: desk.tell(command, "a1"))
     assert refusal.code == "bad_request"
     assert "UUIDv7" in refusal.message
@@ -263,10 +302,36 @@ def test_a_retry_from_before_the_window_is_too_old() -> None:
     before = state_of(desk.shard)
     refusal = refusal_of(lambda: desk.progress(held, "a1", id_=old, retry=1))
     assert (refusal.code, refusal.retry) == ("too_old", False)
-    assert refusal_of(lambda: desk.release(held, "a1", old, retry=3)).code == "too_old"
     assert state_of(desk.shard) == before
     # A first try that is as old was never carried out by anybody.
-    assert desk.release(held, "a1", command_id(9, desk.now - 100)).status == "queued"
+    first_try = command_id(9, desk.now - 100)
+    assert desk.progress(held, "a1", id_=first_try).status == "claimed"
+
+
+@pytest.mark.parametrize("verb", ["complete", "fail", "release", "wait"])
+def test_what_ends_a_claim_is_never_too_old_as_the_token_tells(verb: str) -> None:
+    desk = Desk(ShardRules(dedupe_count=1))
+    desk.submit(new_item())
+    held = desk.take("a1")
+    old = command_id(1, desk.now - 1000)
+    for age_s in (9, 8):
+        desk.progress(held, "a1", id_=command_id(2, desk.now - age_s))
+    assert desk.shard.commands.horizon > 0
+    commands: dict[str, ItemCommand] = {
+        "complete": Complete(old, held.work_item_id, held.token, retry=1),
+        "fail": Fail(old, held.work_item_id, held.token, retry=1),
+        "release": Release(old, held.work_item_id, held.token, retry=1),
+        "wait": Wait(old, held.work_item_id, held.token, Raw(b"1"), retry=1),
+    }
+    # The claim goes on, so that the first try was not carried out.
+    assert desk.tell(commands[verb], "a1").error is None
+    desk.submit(new_item())
+    before = state_of(desk.shard)
+    if verb == "complete":
+        assert desk.tell(commands[verb], "a1").status == "completed"
+    else:
+        assert refusal_of(lambda: desk.tell(commands[verb], "a1")).code == "stale_token"
+    assert state_of(desk.shard) == before
 
 
 def test_an_id_from_the_future_would_spoil_the_window_and_is_refused() -> None:
@@ -275,10 +340,30 @@ def test_an_id_from_the_future_would_spoil_the_window_and_is_refused() -> None:
     held = desk.take("a1")
     ahead_s = decide.CLOCK_AHEAD_MAX_S
     late = command_id(1, desk.now + ahead_s + 1)
-    refusal = refusal_of(lambda: desk.progress(held, "a1", id_=late))
-    assert refusal.code == "bad_request"
-    assert "301 s in the future" in refusal.message
+    commands: list[ItemCommand] = [
+        Progress(late, held.work_item_id, held.token, 1.0),
+        Release(late, held.work_item_id, held.token),
+        Wait(late, held.work_item_id, held.token, Raw(b"1")),
+    ]
+    for command in commands:
+        refusal = refusal_of(partial(desk.tell, command, "a1"))
+        assert refusal.code == "bad_request"
+        assert "301 s in the future" in refusal.message
     assert desk.progress(held, "a1", id_=command_id(1, desk.now + ahead_s)).status == "claimed"
+
+
+@pytest.mark.parametrize("id_", ["", "1", command_id(1, NOW + 1e6)])
+def test_an_outcome_is_taken_whatever_its_id_is_worth_and_not_known_by_it(id_: str) -> None:
+    desk = Desk(ShardRules(dedupe_count=1))
+    one, two = desk.submit_ids(new_item(), new_item())
+    for item in (one, two):
+        held = desk.take("a1")
+        assert desk.tell(Fail(id_, item, held.token), "a1").status == "scheduled"
+    assert desk.shard.commands.get(id_) is None
+    desk.submit(new_item())
+    assert desk.shard.commands.horizon <= desk.now * 1000, "nobody else's retries look too old"
+    held = desk.take("a1")
+    assert desk.tell(Complete(id_, held.work_item_id, held.token), "a1").status == "completed"
 
 
 # --- outcomes --------------------------------------------------------------------------------
@@ -316,8 +401,8 @@ def test_attempts_count_lapses_but_not_hand_backs() -> None:
 
 
 def test_no_two_claims_ever_share_a_token() -> None:
-    desk = Desk()
-    desk.submit(new_item())
+    desk = Desk(ShardRules(quarantine_deaths=99))
+    desk.submit(new_item(max_attempts=99))
     tokens = []
     for owner in ("c1", "c2", "c1"):
         desk.open(owner)
@@ -350,7 +435,7 @@ def roomy(text: int) -> Desk:
     return desk
 
 
-@pytest.mark.parametrize("verb", ["complete", "fail", "release", "progress"])
+@pytest.mark.parametrize("verb", ["complete", "fail", "release", "wait", "progress"])
 def test_an_item_may_grow_to_its_limit_and_not_a_byte_further(verb: str) -> None:
     def tell(desk: Desk, held: Assignment, size: int) -> Ack:
         text = "x" * size
@@ -359,6 +444,8 @@ def test_an_item_may_grow_to_its_limit_and_not_a_byte_further(verb: str) -> None
                 return desk.complete(held, "a1", "x" * (size - 2))
             case "fail":
                 return desk.fail(held, "a1", text)
+            case "wait":
+                return desk.wait(held, "a1", "x" * (size - 2))
             case "release":
                 command = Release(desk.new_id(), held.work_item_id, held.token, text)
                 return desk.tell(command, "a1")
@@ -389,7 +476,7 @@ def test_the_note_counts_beside_result_and_error() -> None:
 def test_texts_are_measured_as_the_log_stores_them(text: str) -> None:
     def stored_bytes(error: str) -> int:
         desk = roomy(LIMIT)
-        desk.fail(desk.take("a1"), "a1", error)
+        desk.die(desk.take("a1"), "a1", error)
         return len(desk.log[-1])
 
     stored = stored_bytes("x" + text) - stored_bytes("x")

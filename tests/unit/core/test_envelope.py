@@ -10,7 +10,8 @@ import pytest
 from swarm.core.envelope import FORMAT, Link, LogPosition, decode_entry, encode_entry
 from swarm.errors import Undecodable
 from swarm.messages import Event, LogEntry, Opened, Progressed, Submitted
-from tests.builders import LOG, NOW, Desk, new_item, plain
+from tests.builders import LOG, NOW, Desk, new_item
+from tests.states import plain
 
 GOLDEN = (
     b'{"swarm":1,"incarnation":"i1","epoch":2,"owner":"n2","batch":0,"previous":1,'
@@ -44,7 +45,7 @@ def position(*entries: LogEntry | None) -> LogPosition:
 
 
 def test_an_entry_is_stored_as_it_always_was() -> None:
-    made = opened(epoch=2, owner="n2", previous=1, map_version=4, now=NOW + 0.5)
+    made = opened(swarm=1, epoch=2, owner="n2", previous=1, map_version=4, now=NOW + 0.5)
     made = msgspec.structs.replace(made, events=[Opened("c2")])
     assert encode_entry(made) == GOLDEN
     assert decode_entry(LOG, 7, GOLDEN) == made
@@ -62,8 +63,8 @@ def test_what_is_written_is_read_back_the_same() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"hello", b"{}", b"[]", b'{"swarm"', b'{ "swarm":1}', b'{"incarnation":"i1","swarm":1}',
-     b"\x00\xff", GOLDEN[1:], b" " + GOLDEN],
+    [b"", b"hello", b"{}", b"[]", b'{"swarm"', b'{ "swarm":1}', b'{"sworm":1,"incarnation"}',
+     b"\x00\xff", b" " * 64 + GOLDEN],
 )  # fmt: skip
 def test_what_does_not_begin_as_ours_is_foreign(data: bytes) -> None:
     assert decode_entry(LOG, 1, data) is None
@@ -81,8 +82,13 @@ def test_what_does_not_begin_as_ours_is_foreign(data: bytes) -> None:
         GOLDEN.replace(b'"epoch":2', b'"epoch":"two"'),
         GOLDEN.replace(b"c2", b"\xff"),
         GOLDEN.replace(b'"c2"', b'"c2","x":' + b"[" * 5000 + b"]" * 5000),
-        GOLDEN.replace(b'"swarm":1', b'"swarm":2'),
+        GOLDEN.replace(b'"swarm":1', b'"swarm":3'),
         GOLDEN.replace(b'"swarm":1', b'"swarm":0'),
+        # Damaged at its very beginning: which it is not taken for foreign for.
+        GOLDEN[1:],
+        b" " + GOLDEN,
+        b"\xff" + GOLDEN[1:],
+        GOLDEN.replace(b"swarm", b"swabm"),
     ],
 )
 def test_what_claims_to_be_ours_and_cannot_be_read_is_named(data: bytes) -> None:
@@ -146,7 +152,10 @@ def test_what_does_not_continue_the_chain_is_foreign_and_changes_nothing(
     reader = position()
     before = msgspec.structs.asdict(reader)
     assert reader.advance(2, stranger) is Link.FOREIGN
-    assert msgspec.structs.asdict(reader) == before | {"at": 2, "foreign": 1}
+    strangers = [2] if stranger is None else []
+    assert msgspec.structs.asdict(reader) == before | {
+        "at": 2, "foreign": 1, "strangers": strangers,
+    }  # fmt: skip
     # The chain goes on over it: nothing of ours names a foreign entry as its previous.
     assert reader.advance(3, entry(previous=1)) is Link.OURS
 
@@ -184,9 +193,40 @@ def test_two_that_open_at_once_one_wins_for_all() -> None:
 def test_a_log_may_begin_with_foreign_entries() -> None:
     reader = LogPosition(LOG)
     assert reader.advance(1, None) is Link.FOREIGN
-    assert reader.advance(2, entry()) is Link.FOREIGN, "nobody has opened the log"
+    assert reader.advance(2, entry(previous=0)) is Link.FOREIGN, "nobody has opened the log"
     assert reader.advance(3, opened()) is Link.OURS
     assert (reader.at, reader.last, reader.foreign) == (3, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [entry(batch=2, previous=2), opened(epoch=2, owner="n2", previous=2)],
+    ids=["same owner", "next owner"],
+)
+def test_what_a_link_names_as_the_one_before_it_was_ours_whatever_it_looks_like(
+    follows: LogEntry,
+) -> None:
+    reader = position()
+    assert reader.advance(2, None) is Link.FOREIGN
+    before = msgspec.structs.asdict(reader)
+    with pytest.raises(Undecodable, match=r"swarmlog\.3: entry 2 is damaged: entry 3 follows it"):
+        reader.advance(3, follows)
+    assert msgspec.structs.asdict(reader) == before
+    # Of another log, an entry can name whatever it likes.
+    other = msgspec.structs.replace(follows, incarnation="i9")
+    assert reader.advance(3, other) is Link.FOREIGN
+
+
+def test_a_damaged_first_entry_is_noticed_by_the_second() -> None:
+    reader = LogPosition(LOG)
+    assert reader.advance(1, None) is Link.FOREIGN
+    with pytest.raises(Undecodable, match="entry 1 is damaged"):
+        reader.advance(2, entry())
+    # And so in a log that was purged.
+    reader = LogPosition.before(LOG, 5)
+    assert reader.advance(5, None) is Link.FOREIGN
+    with pytest.raises(Undecodable, match="entry 5 is damaged"):
+        reader.advance(6, entry(previous=5))
 
 
 @pytest.mark.parametrize(

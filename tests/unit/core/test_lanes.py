@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec import Raw
 
 from swarm.core.lanes import Lanes
-from swarm.core.work import RANK, Item
-from swarm.messages import Priority
+from swarm.core.work import RANK
+from swarm.messages import Hold, Item, Pause, Priority
 
 AGEING_S = 60.0
 
@@ -27,10 +29,23 @@ class Yard:
         return item
 
     def take(self, *work_types: str) -> int | None:
+        """Claim the best item."""
         number = self.lanes.best(work_types or ("t",))
         if number is not None:
-            self.lanes.take(self.items[number])
+            item = self.items[number]
+            self.lanes.remove(item)
+            item.hold = Hold("a", "s", 1, "t", 0.0, 30.0)
         return number
+
+    def leave(self, item: Item) -> None:
+        """It is not queued any more, wherever in its lane it is."""
+        self.lanes.remove(item)
+        item.pause = Pause("waiting")
+
+    def give_back(self, item: Item) -> None:
+        """It is queued again."""
+        item.hold = item.pause = None
+        self.lanes.add(item)
 
     def drain(self, *work_types: str) -> list[int]:
         taken = []
@@ -123,10 +138,10 @@ def test_what_returns_takes_the_place_its_number_gives_it() -> None:
     items = [yard.add() for _ in range(6)]
     assert [yard.take() for _ in range(4)] == [1, 2, 3, 4]
     for number in (3, 1, 4):
-        yard.lanes.give_back(items[number - 1])
-    assert list(yard.lanes) == [1, 3, 4, 5, 6]
+        yard.give_back(items[number - 1])
+    assert sorted(yard.lanes) == [1, 3, 4, 5, 6]
     assert yard.take() == 1
-    yard.lanes.give_back(items[1])
+    yard.give_back(items[1])
     assert yard.drain() == [2, 3, 4, 5, 6]
 
 
@@ -135,7 +150,7 @@ def test_what_returns_to_an_empty_lane_keeps_its_age() -> None:
     old = yard.add("medium", 0.0)
     assert yard.take() == 1
     yard.add("high", 61.0)
-    yard.lanes.give_back(old)
+    yard.give_back(old)
     # 0 + 2·60 = 120 against 61 + 60 = 121.
     assert yard.drain() == [1, 2]
 
@@ -145,10 +160,10 @@ def test_a_new_item_behind_a_returned_one() -> None:
     first = yard.add()
     assert yard.take() == 1
     second = yard.add()
-    yard.lanes.give_back(first)
+    yard.give_back(first)
     assert yard.take() == 1
     assert yard.take() == 2
-    yard.lanes.give_back(second)
+    yard.give_back(second)
     yard.add()
     assert yard.drain() == [2, 3]
 
@@ -161,21 +176,69 @@ def test_ready_counts_follow_and_end_at_zero() -> None:
     assert yard.lanes.ready == {"a": 2, "b": 1}
     yard.take("a")
     assert yard.lanes.ready == {"a": 1, "b": 1}
-    yard.lanes.give_back(item)
+    yard.give_back(item)
     assert yard.lanes.ready == {"a": 2, "b": 1}
     assert sorted(yard.drain("a", "b")) == [1, 2, 3]
     assert yard.lanes.ready == {"a": 0, "b": 0}
-    assert list(yard.lanes) == []
+    assert sorted(yard.lanes) == []
 
 
-def test_only_the_head_of_a_lane_can_be_taken() -> None:
+def test_what_is_not_ready_cannot_leave() -> None:
     yard = Yard()
-    yard.add()
-    second = yard.add()
-    with pytest.raises(AssertionError, match="does not head"):
-        yard.lanes.take(second)
-    assert yard.lanes.ready == {"t": 2}
+    item = yard.add()
+    yard.leave(item)
+    with pytest.raises(AssertionError, match="was not ready"):
+        yard.lanes.remove(item)
+
+
+@pytest.mark.parametrize("gone", [(1,), (2,), (3,), (1, 2), (2, 1), (2, 3), (3, 2, 1)])
+def test_what_leaves_from_anywhere_is_passed_over(gone: tuple[int, ...]) -> None:
+    yard = Yard()
+    items = [yard.add() for _ in range(3)]
+    for number in gone:
+        yard.leave(items[number - 1])
+    left = [number for number in (1, 2, 3) if number not in gone]
+    assert sorted(yard.lanes) == left
+    assert yard.lanes.ready == {"t": len(left)}
+    assert yard.drain() == left
+
+
+def test_what_left_and_came_back_is_given_once() -> None:
+    yard = Yard()
+    items = [yard.add() for _ in range(3)]
+    for _ in range(3):
+        # Its first place is still there, stale, when it gets another one.
+        yard.leave(items[1])
+        yard.give_back(items[1])
+    assert sorted(yard.lanes) == [1, 2, 3]
+    assert yard.lanes.ready == {"t": 3}
+    assert yard.drain() == [1, 2, 3]
+
+
+def test_an_item_that_changes_its_lane_is_in_the_new_one_only() -> None:
+    yard = Yard()
+    items = [yard.add("low"), yard.add("low"), yard.add("low")]
+    yard.lanes.remove(items[1])
+    items[1].rank = RANK["critical"]
+    yard.lanes.add(items[1])
+    assert yard.lanes.ready == {"t": 3}
+    assert yard.drain() == [2, 1, 3]
+    # And back, to a place that it has held before.
+    yard.give_back(items[0])
+    yard.give_back(items[1])
+    yard.lanes.remove(items[1])
+    items[1].rank = RANK["low"]
+    yard.lanes.add(items[1])
+    assert sorted(yard.lanes) == [1, 2]
     assert yard.drain() == [1, 2]
+
+
+def test_what_is_archived_is_no_head() -> None:
+    yard = Yard()
+    items = [yard.add() for _ in range(3)]
+    yard.leave(items[1])
+    del yard.items[2]
+    assert yard.drain() == [1, 3]
 
 
 def test_a_claim_costs_the_same_with_few_and_with_many_queued() -> None:
@@ -188,6 +251,10 @@ def test_a_claim_costs_the_same_with_few_and_with_many_queued() -> None:
             Counted.looked += 1
             return super().__getitem__(number)
 
+        def get(self, number: int, default: Any = None) -> Any:
+            Counted.looked += 1
+            return super().get(number, default)
+
     looks = []
     for queued in (10, 10_000):
         items = Counted()
@@ -199,7 +266,9 @@ def test_a_claim_costs_the_same_with_few_and_with_many_queued() -> None:
         for _ in range(10):
             number_ = lanes.best(["t"])
             assert number_ is not None
-            lanes.take(items[number_])
+            item = dict.__getitem__(items, number_)
+            lanes.remove(item)
+            item.hold = Hold("a", "s", 1, "t", 0.0, 30.0)
         looks.append(Counted.looked)
     assert looks[0] >= looks[1] - 10
     assert looks[1] <= 40

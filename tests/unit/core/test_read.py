@@ -9,8 +9,10 @@ import pytest
 
 from swarm.core import read
 from swarm.core.shard import Shard
-from swarm.messages import ItemPage, List, WorkItem
-from tests.builders import NOW, Desk, new_item, refusal_of, state_of
+from swarm.core.work import view
+from swarm.messages import STATUSES, Attempt, ItemPage, List, WorkItem
+from tests.builders import NOW, Desk, new_item, refusal_of
+from tests.states import state_of
 
 ROOM = 1_000_000
 
@@ -44,29 +46,34 @@ def test_an_item_in_every_state_of_its_life() -> None:
         "3-1", "bug", "queued", "high", NOW, "d", "core", {"k": "v"}, 5,
         msgspec.Raw(b'{"p":[1]}'), "key", "00-x",
     )  # fmt: skip
-    assert read.item(desk.shard, 1) == queued
+
+    def shown() -> WorkItem:
+        return msgspec.structs.replace(view(desk.shard.items[1], desk.shard.number, 0), version="")
+
+    assert shown() == queued
 
     desk.now += 10
     held = desk.take("a1", work_type="bug")
     claimed = msgspec.structs.replace(
         queued, status="claimed", attempt=1, agent_id="a1", claimed_at=NOW + 10
     )
-    assert read.item(desk.shard, 1) == claimed
+    assert shown() == claimed
 
     desk.now += 1
     desk.progress(held, "a1", 40.0, "half way")
     working = msgspec.structs.replace(claimed, progress=40.0, note="half way")
-    assert read.item(desk.shard, 1) == working
+    assert shown() == working
 
     desk.lapse(held)
-    # Nothing is left of the lost attempt but its number.
-    assert read.item(desk.shard, 1) == msgspec.structs.replace(queued, attempt=1)
+    lost = Attempt(1, "a1", NOW + 10, NOW + 11, "lapsed", "silent")
+    again = msgspec.structs.replace(queued, attempt=1, history=[lost], deaths=1)
+    assert shown() == again
 
     held = desk.take("a2", work_type="bug")
     desk.now += 1
     desk.complete(held, "a2", {"ok": True})
-    assert read.item(desk.shard, 1) == msgspec.structs.replace(
-        queued, status="completed", attempt=2, agent_id="a2", claimed_at=NOW + 11,
+    assert shown() == msgspec.structs.replace(
+        again, status="completed", attempt=2, agent_id="a2", claimed_at=NOW + 11,
         progress=100.0, finished_at=NOW + 12, result=msgspec.Raw(b'{"ok":true}'),
     )  # fmt: skip
 
@@ -77,8 +84,8 @@ def test_a_dead_item_shows_how_far_it_came_and_why() -> None:
     held = desk.take("a1")
     desk.progress(held, "a1", 70.0, "nearly")
     desk.now += 3
-    desk.fail(held, "a1", "it broke")
-    shown = read.item(desk.shard, 1)
+    desk.die(held, "a1", "it broke")
+    shown = view(desk.shard.items[1], desk.shard.number, 0)
     assert (shown.status, shown.error, shown.progress, shown.note) == (
         "dead", "it broke", 70.0, "nearly",
     )  # fmt: skip
@@ -91,7 +98,7 @@ def test_a_reader_changes_nothing() -> None:
     desk.submit(new_item(labels={"a": "b"}), new_item())
     desk.take("a1")
     before = state_of(desk.shard)
-    shown = read.item(desk.shard, 1)
+    shown = view(desk.shard.items[1], desk.shard.number, 0)
     shown.labels["a"] = "changed"
     all_pages(desk.shard)
     read.stats(desk.shard)
@@ -115,7 +122,7 @@ def test_pages_of_what_is_asked_for() -> None:
     desk = Desk()
     desk.submit(*[new_item(work_type) for work_type in ("a", "b", "a", "b", "a")])
     desk.complete(desk.take("x", work_type="a"), "x")
-    desk.fail(desk.take("x", work_type="b"), "x")
+    desk.die(desk.take("x", work_type="b"), "x")
     desk.take("x", work_type="a")
 
     def found(**query: Any) -> list[int]:
@@ -137,8 +144,8 @@ def test_an_unknown_status_is_refused_with_those_there_are() -> None:
     refusal = refusal_of(lambda: read.check_query(List("done")))
     assert refusal.code == "bad_request"
     assert "'done'" in refusal.message
-    assert "queued, claimed, completed, dead" in refusal.message
-    for status in ("", "queued", "claimed", "completed", "dead"):
+    assert ", ".join(STATUSES) in refusal.message
+    for status in ("", *STATUSES):
         read.check_query(List(status))
 
 
@@ -189,7 +196,7 @@ def test_a_page_keeps_to_its_bytes(life: str, text: str) -> None:
             if life == "completed":
                 desk.complete(held, agent, text)
             elif life == "dead":
-                desk.fail(held, agent, text)
+                desk.die(held, agent, text)
     pages = all_pages(desk.shard, bytes_max=20_000)
     assert [number for page in pages for number in numbers(page)] == list(range(1, 21))
     sizes = [len(msgspec.json.encode(page)) for page in pages]
@@ -216,11 +223,12 @@ def test_counts_of_a_shard() -> None:
     desk = Desk()
     desk.submit(*[new_item(work_type) for work_type in ("a", "a", "a", "b", "b", "c")])
     desk.complete(desk.take("x", work_type="a"), "x")
-    desk.fail(desk.take("x", work_type="b"), "x")
+    desk.die(desk.take("x", work_type="b"), "x")
     desk.take("x", work_type="a")
     desk.take("x", work_type="c")
     seen = read.stats(desk.shard)
-    assert seen.counts == {"queued": 2, "claimed": 2, "completed": 1, "dead": 1}
+    none = dict.fromkeys(STATUSES, 0)
+    assert seen.counts == none | {"queued": 2, "claimed": 2, "completed": 1, "dead": 1}
     assert seen.ready == {"a": 1, "b": 1}
     assert (seen.shard, seen.coordinator, seen.submitted, seen.conservation) == (3, "c1", 6, 0)
 

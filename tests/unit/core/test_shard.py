@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
+from msgspec import Raw
 
+from swarm.core.life import LIFE
 from swarm.core.shard import Shard, ShardRules
 from swarm.messages import (
+    STATUSES,
+    Answered,
+    Archived,
+    Asked,
+    Cancelled,
     Claimed,
     Completed,
+    Copied,
     Died,
+    Due,
     Event,
+    Marked,
     Opened,
+    Pause,
     Progressed,
     Released,
+    Replayed,
+    Retried,
+    Story,
     Submitted,
+    Waited,
+    Watched,
 )
-from tests.builders import NOW, Desk, new_item, state_of
+from tests.builders import NOW, Desk, new_item
+from tests.states import state_of
 
 
 def busy() -> Desk:
@@ -25,7 +43,7 @@ def busy() -> Desk:
     desk = Desk()
     desk.submit(*[new_item() for _ in range(4)])
     desk.complete(desk.take("a1"), "a1")
-    desk.fail(desk.take("a1"), "a1")
+    desk.die(desk.take("a1"), "a1")
     desk.take("a1")
     return desk
 
@@ -46,7 +64,24 @@ def busy() -> Desk:
         (Completed(4, 0), "is not held"),
         (Completed(3, 2), "another fence"),
         (Completed(1, 1), "is not held"),
-        (Died(4, 1), "is not held"),
+        (Died(4, 1), "another fence"),
+        (Died(1, 1), "has ended"),
+        (Cancelled(2, 1), "has ended"),
+        (Cancelled(3, 0), "another fence"),
+        (Retried(4, 0, 0.0), "is not held"),
+        (Waited(4, 0, Raw(b"1")), "is not held"),
+        (Answered(4), "waits for nothing"),
+        (Answered(3), "waits for nothing"),
+        (Asked(4, NOW), "only a holder"),
+        (Replayed(1), "is completed: that is final"),
+        (Due([4]), "is not paused"),
+        (Due([9]), "there is none"),
+        (Archived([4]), "before its end"),
+        (Archived([9]), "there is none"),
+        (Copied([9], [Raw(b"{}")]), "there is none"),
+        (Marked(1, 5, 9), "count of submissions"),
+        (Marked(1, 9, 4), "next number"),
+        (Watched(9, "1-1"), "that there is not"),
         (Died(3, 9), "another fence"),
         (Released(4, 1, "agent"), "is not held"),
         (Released(3, 2, "lapsed"), "another fence"),
@@ -61,11 +96,15 @@ def test_an_event_that_breaks_a_rule_is_found_when_folded(event: Event, rule: st
         desk.shard.apply(event, NOW, "nonce1")
 
 
-def test_a_claim_behind_the_head_of_its_lane_is_found() -> None:
-    desk = Desk()
-    desk.submit(new_item(), new_item())
-    with pytest.raises(AssertionError, match="does not head"):
-        desk.shard.apply(Claimed(2, 1, "a1", "s1"), NOW, "nonce1")
+def test_every_kind_of_event_about_an_item_that_there_is_not_is_found() -> None:
+    for kind in LIFE:
+        fields = {"n": 9, "fence": 0, "until": 0.0, "cause": "lapsed", "percent": 0.0} | {
+            "agent": "", "session": "", "what": Raw(b"1"), "priority": "low", "status": "dead",
+            "dependent": "1-1", "on": "1-1",
+        }  # fmt: skip
+        event = msgspec.convert(fields, kind)
+        with pytest.raises(AssertionError, match="that there is not"):
+            busy().shard.apply(event, NOW, "nonce1")
 
 
 # --- damage that validate finds ------------------------------------------------------------
@@ -76,11 +115,49 @@ def lose(shard: Shard) -> None:
 
 
 def leave_the_lane(shard: Shard) -> None:
-    shard.lanes.take(shard.items[4])
+    shard.lanes.remove(shard.items[4])
+
+
+def leave_the_trail(shard: Shard) -> None:
+    shard.trail._numbers.pop()
+    shard.trail._seqs.pop()
+
+
+def state_out_of_order(shard: Shard) -> None:
+    shard.trail.stated(shard.items[4], shard.seq + 1)
+    shard.trail._numbers.reverse()
+    shard.trail._seqs.reverse()
+
+
+def mistake_the_size(shard: Shard) -> None:
+    shard.live_bytes += 1
+
+
+def forget_an_end(shard: Shard) -> None:
+    shard.finished["dead"].clear()
+
+
+def block_by_nothing(shard: Shard) -> None:
+    shard.take_out(shard.items[4])
+    shard.pause(shard.items[4], Pause("blocked"))
+    shard.tally.moved(4, "queued", "blocked")
+
+
+def forget_the_blocked(shard: Shard) -> None:
+    block_by_nothing(shard)
+    shard.blocked.clear()
+
+
+def forget_the_untold(shard: Shard) -> None:
+    shard.items[1].story = Story(dependents={"1-1": ""})
+
+
+def miscount_the_archived(shard: Shard) -> None:
+    shard.archived["completed"] += 1
 
 
 def enter_a_lane_twice(shard: Shard) -> None:
-    shard.lanes.give_back(shard.items[4])
+    shard.lanes.add(shard.items[4])
 
 
 def miscount_ready(shard: Shard) -> None:
@@ -104,11 +181,19 @@ def hold_what_has_ended(shard: Shard) -> None:
     [
         (lose, "conservation"),
         (leave_the_lane, "lanes"),
-        (enter_a_lane_twice, "lanes"),
+        (enter_a_lane_twice, "ready counts"),
         (miscount_ready, "ready counts"),
         (leave_the_index, "session index"),
         (hold_under_an_old_fence, "fence"),
-        (hold_what_has_ended, "held and ended"),
+        (hold_what_has_ended, "two states at once"),
+        (leave_the_trail, "on the trail"),
+        (state_out_of_order, "order of the log"),
+        (mistake_the_size, "live bytes"),
+        (forget_an_end, "ended items"),
+        (block_by_nothing, "blocked by nothing"),
+        (forget_the_blocked, "index of blocked"),
+        (forget_the_untold, "index of untold"),
+        (miscount_the_archived, "conservation"),
     ],
 )
 def test_validate_finds_damage(damage: Callable[[Shard], None], found: str) -> None:
@@ -133,7 +218,7 @@ def test_nothing_is_kept_of_sessions_that_hold_nothing() -> None:
             desk.lapse(held)
             desk.complete(desk.claim("a2"), "a2")
     assert desk.shard.held == {}
-    assert desk.shard.counts() == {"queued": 0, "claimed": 0, "completed": 50, "dead": 0}
+    assert desk.shard.counts() == dict.fromkeys(STATUSES, 0) | {"completed": 50}
 
 
 def test_what_is_remembered_of_commands_is_bounded() -> None:
@@ -171,7 +256,7 @@ def test_a_life_of_everything_folds_to_the_same_state() -> None:
     desk.open("c2")
     desk.claim("shell", "bug", "feature")
     desk.complete(desk.take("a1"), "a1", {"nested": [1.5, None, "x"]})
-    desk.fail(desk.take("a1"), "a1", 'it "broke"')
+    desk.die(desk.take("a1"), "a1", 'it "broke"')
     desk.decide(lambda out: None)
     assert state_of(desk.refold()) == state_of(desk.shard)
     desk.shard.apply(Opened("c3"), desk.now, "n")

@@ -1,0 +1,72 @@
+"""What the owner of a shard tells of it: counts, sizes, and whether the counts add up.
+
+The items are walked over a slice at a time, between batches, when every one of them is as
+the log has it: a shard with a million items is never stopped for it.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from swarm.actors.keeping import Keeping
+from swarm.bus.log import FencedLog
+from swarm.core import read
+from swarm.core.shard import Shard
+from swarm.messages import ShardStats
+
+log = structlog.get_logger()
+
+#: Items walked over with a batch (0.2 ms), and four times a second (1 ms).
+WALK_BUSY = 500
+WALK_TICKED = 4000
+#: Of a shard with fewer items, whoever asks gets counts that were walked over just now.
+AT_ONCE_MAX = 20_000
+
+
+class Counting:
+    """One shard's counts.  `refused`: commands by error code, kept by somebody else."""
+
+    def __init__(
+        self, shard: Shard, fenced: FencedLog, keeping: Keeping, refused: dict[str, int]
+    ) -> None:
+        self._shard = shard
+        self._fenced = fenced
+        self._keeping = keeping
+        self._refused = refused
+        #: As of the last durable batch, or a moment before: for whoever looks on.
+        self.shown = self._tell()
+
+    def walk(self, *, ticked: bool) -> None:
+        """Between two batches: walk on."""
+        self._walk(WALK_TICKED if ticked else WALK_BUSY)
+        if ticked:
+            self.shown = self._tell()
+
+    def stats(self) -> ShardStats:
+        """For whoever asks, between two batches; walks over all items if they are few."""
+        if len(self._shard.items) <= AT_ONCE_MAX:
+            # The walk that is under way may have passed what is wrong: another one.
+            self._walk(AT_ONCE_MAX)
+            self._walk(AT_ONCE_MAX)
+        return self._tell()
+
+    def _walk(self, numbers: int) -> None:
+        before = self._shard.walked
+        self._shard.walk(numbers, self._fenced.position.at)
+        walked = self._shard.walked
+        if walked.off and walked.off != before.off:
+            log.error(
+                "conservation: the items of a shard do not add up; run `swarm doctor`",
+                shard=self._shard.number,
+                off=walked.off,
+                as_of=walked.seq,
+            )
+
+    def _tell(self) -> ShardStats:
+        stats = read.stats(self._shard)
+        position = self._fenced.position
+        stats.as_of, stats.epoch, stats.foreign = position.at, self._fenced.epoch, position.foreign
+        stats.refused = dict(self._refused)
+        stats.first_seq = self._keeping.first_seq
+        stats.log_bytes = self._keeping.pace.log_bytes
+        return stats

@@ -1,0 +1,38 @@
+"""What the parts of a coordinator share: its bus, its settings, and how to reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.actors.sending import Sender
+from swarm.actors.server_clock import ServerClock
+from swarm.bus.base import Bus
+from swarm.config import Settings
+from swarm.core.credits import CreditPool
+from swarm.runtime import Runtime
+from swarm.subjects import Subjects
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What a shard worker or a standby shares with the coordinator that hosts it."""
+
+    bus: Bus
+    send: Sender
+    settings: Settings
+    runtime: Runtime
+    subjects: Subjects
+    coordinator: str
+    pool: CreditPool
+    server_clock: ServerClock
+    #: Whether messages reach this process (it hears its own beats).
+    hearing: Callable[[], bool]
+    #: The worker has ended: (shard, why, whether somebody must look at it).
+    ended: Callable[[int, str, bool], None]
+    #: The worker has committed: free slots or ready work may have changed.
+    committed: Callable[[], None]
+    #: The format of entries that every live coordinator can read.
+    format: Callable[[], int]
+    #: Whether storage is so full that this shard accepts nothing new.
+    nearly_full: Callable[[int], bool]

@@ -1,0 +1,75 @@
+"""Handing items out."""
+
+from __future__ import annotations
+
+from swarm.core.decide.batch import Batch, repeated
+from swarm.core.shard import Shard
+from swarm.errors import Refusal
+from swarm.messages import Assignment, Claim, Claimed, Hold, Item, Taken
+from swarm.subjects import item_id
+
+
+def claim(shard: Shard, command: Claim, sender: str, out: Batch) -> Assignment:
+    """Take the best ready item for an agent that asks once, by name."""
+    if not command.work_types:
+        raise Refusal("bad_request", "work_types is empty; name at least one")
+    done = repeated(shard, command.command_id, command.retry, Taken, out.now)
+    if done is not None:
+        return _claimed_before(shard, done, sender)
+    number = shard.lanes.best(command.work_types)
+    if number is None:
+        types = ", ".join(command.work_types)
+        raise Refusal("no_work", f"shard {shard.number} has nothing ready of: {types}", retry=True)
+    # A session of its own: nobody else's heartbeats speak for this claim.
+    session = "c" + command.command_id.replace("-", "")[-12:]
+    return take(shard, number, sender, session, out, command.lease_s, command.command_id)
+
+
+def _claimed_before(shard: Shard, done: Taken, sender: str) -> Assignment:
+    if done.kind != "claim":
+        raise Refusal("bad_request", "this command id was used for something else")
+    item = shard.items.get(done.number)
+    hold = item.hold if item is not None else None
+    if item is not None and hold and hold.fence == done.fence and hold.agent == sender:
+        return assignment(shard, item, hold)
+    raise Refusal("stale_token", "this claim was carried out before and is not held any more")
+
+
+def take(
+    shard: Shard,
+    number: int,
+    agent: str,
+    session: str,
+    out: Batch,
+    lease_s: float = 0.0,
+    command_id: str = "",
+) -> Assignment:
+    """Claim item `number`, the best of its lane, for (agent, session)."""
+    assert lease_s >= 0, "a lease of no length is the default's"
+    item = shard.items[number]
+    lease_s = lease_s or item.lease_s or shard.rules.lease_s
+    out.add(Claimed(number, item.fence + 1, agent, session, lease_s, command_id))
+    assert item.hold is not None, "just claimed"
+    return assignment(shard, item, item.hold)
+
+
+def assignment(shard: Shard, item: Item, hold: Hold) -> Assignment:
+    """What the holder gets."""
+    assert item.hold is hold, "only the holder gets an assignment"
+    name = item_id(shard.number, item.number)
+    story = item.story
+    if story is None:
+        return Assignment(name, hold.token, item.attempt, hold.lease_s, item.spec)
+    # A dict of its own: this one may have changed by the time that it is encoded.
+    return Assignment(
+        name,
+        hold.token,
+        item.attempt,
+        hold.lease_s,
+        item.spec,
+        story.checkpoint,
+        story.answer,
+        dict(story.depends),
+        story.waits,
+        story.answered_by,
+    )

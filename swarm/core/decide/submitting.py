@@ -1,0 +1,144 @@
+"""Accepting new items."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from swarm.core.checks import read_item, stored_bytes, too_large
+from swarm.core.decide.batch import Batch, repeated
+from swarm.core.shard import Shard, digest
+from swarm.errors import Refusal
+from swarm.messages import (
+    NULL,
+    Accepted,
+    ErrorBody,
+    NewItem,
+    ShardSubmit,
+    SubmitReply,
+    SubmitResult,
+    Submitted,
+)
+from swarm.subjects import item_id
+
+_item_decoder = msgspec.json.Decoder(NewItem)
+_encode = msgspec.json.encode
+
+
+def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
+    """Accept a batch's part for this shard."""
+    _check_indexes(command)
+    done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
+    if done is not None:
+        return _submit_reply(shard, command, done)
+    if command.map_version != out.map_version:
+        raise Refusal(
+            "stale_map",
+            f"placed by shard map {command.map_version}, this shard has adopted "
+            f"{out.map_version}; send it again",
+            retry=True,
+        )
+    if out.full:
+        raise Refusal(
+            "storage_full",
+            "the swarm's storage is nearly full, so it takes no new work for now, only outcomes; "
+            "free some space or raise the limit",
+            retry=True,
+        )
+    fresh: list[Raw] = []
+    indexes: list[int] = []
+    known: list[tuple[int, int]] = []
+    clashes: list[int] = []
+    in_batch: dict[str, int] = {}
+    for index, raw in zip(command.indexes, command.items, strict=True):
+        spec = _admitted(shard, raw)
+        key = spec.idempotency_key
+        keyed = shard.keys.get(key) if key else None
+        number = keyed.number if keyed is not None else in_batch.get(key, 0)
+        if number:
+            known.append((index, number))
+            twin = fresh[number - shard.next_number] if number >= shard.next_number else None
+            if _differs(shard, number, raw, twin):
+                clashes.append(index)
+            continue
+        if key:
+            in_batch[key] = shard.next_number + len(fresh)
+        fresh.append(raw)
+        indexes.append(index)
+    if indexes == list(range(len(fresh))):
+        indexes = []
+    first = shard.next_number
+    out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
+    accepted = shard.commands.get(command.command_id)
+    assert isinstance(accepted, Accepted), "applying the event remembers the answer"
+    return _submit_reply(shard, command, accepted)
+
+
+def _check_indexes(command: ShardSubmit) -> None:
+    indexes = command.indexes
+    if len(indexes) != len(command.items):
+        raise Refusal("bad_request", "indexes and items must have the same length")
+    if len(set(indexes)) != len(indexes) or (indexes and min(indexes) < 0):
+        raise Refusal("bad_request", "indexes must be different positions, from 0 on")
+
+
+def _admitted(shard: Shard, raw: Raw) -> NewItem:
+    """The item, checked: what cannot be folded again must never enter the log."""
+    spec = read_item(raw)
+    size = stored_bytes(raw)
+    if size > shard.rules.item_bytes_max:
+        raise too_large(f"the item has {size} bytes", shard.rules.item_bytes_max)
+    return spec
+
+
+def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> SubmitReply:
+    assert len(command.indexes) == len(command.items), "checked before"
+    spec_at = dict(zip(command.indexes, command.items, strict=True))
+    clashes = dict.fromkeys(accepted.clashes)
+    results = []
+    for index, number in accepted.numbers:
+        raw = spec_at.get(index)
+        if raw is not None and (index in clashes or _differs(shard, number, raw)):
+            results.append(SubmitResult(index, error=_conflict(shard, number, raw)))
+        else:
+            results.append(SubmitResult(index, item_id(shard.number, number)))
+    answered = {index for index, _ in accepted.numbers}
+    for index in [index for index in command.indexes if index not in answered]:
+        message = "this command id was used before, for a batch without this item; use a new id"
+        results.append(SubmitResult(index, error=ErrorBody("idempotency_conflict", message)))
+    return SubmitReply(results, command.command_id)
+
+
+def _differs(shard: Shard, number: int, raw: Raw, twin: Raw | None = None) -> bool:
+    """Whether `raw` comes under the key, or the command id, of item `number` but differs.
+
+    `twin`: that item, where it comes in the same batch.
+    """
+    item = shard.items.get(number)
+    ours = item.spec if item is not None else twin
+    if ours is not None:
+        return raw != ours and _content(_item_decoder.decode(ours)) != _content(read_item(raw))
+    # Archived: its key has a digest of what it was; without a key, the command id,
+    # which nobody uses twice, is all that there is to go by.
+    keyed = shard.keys.get(read_item(raw).idempotency_key)
+    return keyed is not None and keyed.number == number and keyed.digest != digest(raw)
+
+
+def _conflict(shard: Shard, number: int, raw: Raw) -> ErrorBody:
+    what, key = "command id and index", read_item(raw).idempotency_key
+    if key:
+        what = f"idempotency key {key!r}"
+    name = item_id(shard.number, number)
+    message = f"the {what} belongs to work item {name}, which has other content; use a new one"
+    return ErrorBody("idempotency_conflict", message)
+
+
+def _content(spec: NewItem) -> tuple[bytes, bytes]:
+    """What makes two submissions the same: not their trace, and not how JSON is spelled."""
+    payload, spec.payload, spec.trace = spec.payload, NULL, ""
+    try:
+        value = msgspec.json.decode(payload)
+    except msgspec.MsgspecError:
+        # Numbers beyond what Python holds: as written, then.
+        return _encode(spec, order="sorted"), bytes(payload)
+    return _encode(spec, order="sorted"), _encode(value, order="sorted")

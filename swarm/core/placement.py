@@ -1,0 +1,122 @@
+"""Which coordinator is to own which shard, and which ones stand by (static placement).
+
+Everything here is a function of the shard map and the latest beats, so coordinators
+that hear the same come to the same conclusions.  When they do not, two may try to open
+one shard: the log lets one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from swarm.core.sharding import stable_hash
+from swarm.messages import Beat
+
+#: A standby that may lack more than this much of the log is not one to rely on.
+FRESH_S = 5.0
+
+
+def preference(shard: int, coordinators: list[str]) -> list[str]:
+    """Coordinators in the order in which they are to own `shard`.
+
+    First choices are dealt out in turn, so they are even to one shard; the further ones
+    are by rendezvous hashing (Thaler and Ravishankar, 1998), so the shards of one that
+    dies spread over all others.
+    """
+    assert coordinators, "a swarm has at least one coordinator"
+    members = sorted(coordinators)
+    first = members[shard % len(members)]
+    others = [name for name in members if name != first]
+    others.sort(key=lambda name: stable_hash(f"{shard}/{name}"))
+    return [first, *others]
+
+
+def stands_by(beat: Beat, shard: int) -> bool:
+    """Whether this coordinator could open `shard` without reading its whole log."""
+    behind_s = beat.standby.get(str(shard), -1.0)
+    return 0.0 <= behind_s <= FRESH_S
+
+
+class Placement:
+    """The order of preference of every shard, and what follows from it for whom."""
+
+    def __init__(self, shard_count: int, coordinators: list[str]) -> None:
+        assert shard_count > 0, "a swarm has at least one shard"
+        self._orders = [preference(shard, coordinators) for shard in range(shard_count)]
+
+    def to_open(
+        self, me: str, owned: Collection[int], live: Mapping[str, Beat], settled: bool
+    ) -> list[int]:
+        """Shards that `me` is to open now: nobody alive owns them, and it is first in turn.
+
+        `settled`: whether this coordinator has listened long enough to have heard of
+        everybody alive; before, it opens only shards of which it is the first choice, or
+        whose state it has.  A live owner is never replaced, whoever it is.
+        """
+        taken = {shard for name, beat in live.items() if name != me for shard in beat.owns}
+        wanted = []
+        for shard, order in enumerate(self._orders):
+            if shard in taken or shard in owned:
+                continue
+            candidates = self.candidates(shard, live, me)
+            if not candidates or candidates[0] != me:
+                continue
+            if settled or order[0] == me or (me in live and stands_by(live[me], shard)):
+                wanted.append(shard)
+        return wanted
+
+    def candidates(self, shard: int, live: Mapping[str, Beat], me: str = "") -> list[str]:
+        """Who is to own `shard` if nobody does, best first: `me`, and who lives and stays.
+
+        Standbys go before those that would have to read the whole log, and who has failed
+        to open it comes last.
+        """
+        names = [
+            name
+            for name in self._orders[shard]
+            if name == me or (name in live and not live[name].draining)
+        ]
+
+        def rank(name: str) -> tuple[bool, bool]:
+            beat = live.get(name)
+            return (
+                beat is not None and str(shard) in beat.closed,
+                beat is None or not stands_by(beat, shard),
+            )
+
+        return sorted(names, key=rank)
+
+    def to_follow(
+        self,
+        me: str,
+        owned: Collection[int],
+        live: Mapping[str, Beat],
+        following: Collection[int],
+        standbys: int,
+    ) -> list[int]:
+        """Shards that `me` is to stand by for: `standbys` in number do for each owned one.
+
+        They are the first of its order that live, stay and do not own it.  Who was one of
+        them goes on until those who are now have caught up; and while nobody owns it.
+        """
+        assert standbys >= 0, "less than none cannot stand by"
+        owners = {shard: name for name, beat in live.items() for shard in beat.owns}
+        wanted = []
+        for shard, order in enumerate(self._orders):
+            if shard in owned:
+                continue
+            owner = owners.get(shard, me)
+            if owner == me:
+                if shard in following:
+                    wanted.append(shard)
+                continue
+            chosen = [
+                name
+                for name in order
+                if name != owner and (name == me or (name in live and not live[name].draining))
+            ][:standbys]
+            ready = all(name in live and stands_by(live[name], shard) for name in chosen)
+            assert owner not in chosen, "nobody stands by for itself"
+            if me in chosen or (shard in following and not ready):
+                wanted.append(shard)
+        return wanted

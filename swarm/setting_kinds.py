@@ -1,0 +1,163 @@
+"""What a setting's value may be, and how it is read from text or a file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from swarm.core.routing import parse_rules
+from swarm.errors import BadConfig
+from swarm.messages import TOKEN_PATTERN
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+
+
+class Kind(Protocol):
+    """Turns what stands in the environment (text) or the file into a field's value."""
+
+    @property
+    def allowed(self) -> str:
+        """What may be written, for people."""
+        ...
+
+    def read(self, raw: object) -> object:
+        """The value; ValueError (its text says more, or is empty) for anything else."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    low: int
+    high: int
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
+
+    def read(self, raw: object) -> int:
+        if isinstance(raw, bool) or not isinstance(raw, int | str):
+            raise ValueError
+        value = _number(int, raw)
+        if not self.low <= value <= self.high:
+            raise ValueError
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    low: float
+    high: float
+
+    @property
+    def allowed(self) -> str:
+        return f"seconds from {self.low:g} to {self.high:_.0f}"
+
+    def read(self, raw: object) -> float:
+        if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+            raise ValueError
+        value = _number(float, raw)
+        # Written so that not-a-number fails as well.
+        if not self.low <= value <= self.high:
+            raise ValueError
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a whole."""
+
+    low: float
+    high: float
+
+    @property
+    def allowed(self) -> str:
+        return f"a part of the whole, from {self.low:g} to {self.high:g}"
+
+    def read(self, raw: object) -> float:
+        return Seconds(self.low, self.high).read(raw)
+
+
+def _number(kind: type[int] | type[float], raw: float | str) -> float:
+    try:
+        return kind(raw)
+    except ValueError:
+        raise ValueError from None  # Python's own text says less than ours
+
+
+@dataclass(frozen=True)
+class Choice:
+    choices: tuple[str | int, ...]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(str(choice) for choice in self.choices)
+
+    def read(self, raw: object) -> str | int:
+        for choice in self.choices:
+            if not isinstance(raw, bool) and str(raw).strip() == str(choice):
+                return choice
+        raise ValueError
+
+
+class Switch:
+    allowed = "0, 1, false, true"
+
+    def read(self, raw: object) -> bool:
+        match raw:
+            case bool():
+                return raw
+            case "1" | "true" | 1:
+                return True
+            case "0" | "false" | 0:
+                return False
+            case _:
+                raise ValueError
+
+
+class Token:
+    allowed = "1 to 64 letters, digits, '_' or '-', beginning with a letter or digit"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str) or not _TOKEN.match(raw):
+            raise ValueError
+        return raw
+
+
+class Coordinators:
+    allowed = "coordinator names with or without a port, like: coordinator-1:4000 coordinator-2"
+
+    def read(self, raw: object) -> list[str]:
+        if isinstance(raw, list) and all(isinstance(word, str) for word in raw):
+            return parse_coordinators(" ".join(raw))
+        if not isinstance(raw, str):
+            raise ValueError
+        return parse_coordinators(raw)
+
+
+class Rules:
+    allowed = "lines like: feature -> coordinator-1:4000"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str):
+            raise ValueError
+        try:
+            parse_rules(raw)
+        except BadConfig as error:
+            raise ValueError(str(error)) from error
+        return raw.strip()
+
+
+def parse_coordinators(text: str) -> list[str]:
+    """Names out of ``name[:port]`` words; ValueError names the word that is none."""
+    names: list[str] = []
+    for word in text.split():
+        name, colon, port = word.partition(":")
+        if not _TOKEN.match(name):
+            raise ValueError(f"{word!r} is no coordinator name")
+        if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
+            raise ValueError(f"{word!r} has no port from 1 to 65535")
+        if name in names:
+            raise ValueError(f"{name!r} is there twice")
+        names.append(name)
+    return names

@@ -1,0 +1,26 @@
+"""The mechanisms of the swarm as the simulation knows them; a new one is added to this list."""
+
+from __future__ import annotations
+
+from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.mechanisms.attaching import Attaching
+from swarm.testing.sim.mechanisms.following import Following
+from swarm.testing.sim.mechanisms.holding import Holding
+from swarm.testing.sim.mechanisms.leasing import Leasing
+from swarm.testing.sim.mechanisms.reading import Reading
+from swarm.testing.sim.mechanisms.resting import Resting
+from swarm.testing.sim.mechanisms.slots import Slots
+from swarm.testing.sim.mechanisms.submitting import Submitting
+from swarm.testing.sim.mechanisms.timekeeping import Timekeeping
+
+MECHANISMS: tuple[type[Mechanism], ...] = (
+    Submitting,
+    Attaching,
+    Holding,
+    Leasing,
+    Reading,
+    Following,
+    Timekeeping,
+    Slots,
+    Resting,
+)

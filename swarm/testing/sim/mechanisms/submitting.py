@@ -1,0 +1,123 @@
+"""Submitting: nothing acknowledged is lost [1], nothing is submitted twice [7]."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from swarm.errors import BusUnavailable, Refusal, SwarmError
+from swarm.messages import Submitted
+from swarm.subjects import item_id
+from swarm.testing.sim.client import Client
+from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.plan import WORK_TYPES
+from swarm.testing.sim.scene import Scene
+from swarm.testing.sim.truth import Folded
+
+PRIORITIES = ("critical", "high", "medium", "low")
+#: A client whose clock is further ahead than this may be told so.
+AHEAD_S = 250.0
+
+
+class Submitting(Mechanism):
+    """Clients submit batches, some under idempotency keys and more than once."""
+
+    expects = ("Submitted", "refused for its clock")
+    weight: ClassVar[int] = 4
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        #: Item id by the name that its client gave it.
+        self._ids: dict[str, str] = {}
+        #: Names of which a client has been told that they are stored.
+        self._acked: dict[str, None] = {}
+        self._batches: dict[str, int] = {}
+
+    # --- what is done ----------------------------------------------------------------
+
+    async def act(self, client: Client) -> None:
+        """Submit a batch."""
+        rng = client.rng
+        count = min(client.left, rng.randint(1, 5))
+        client.left -= count
+        batch = self._batches[client.name] = self._batches.get(client.name, 0) + 1
+        keyed = rng.random() < 0.3
+        items = [
+            self._describe(client, f"{client.name}-{batch}-{index}", keyed)
+            for index in range(count)
+        ]
+        # Again with the same keys, as a client does that was restarted: no item is doubled.
+        for _ in range(rng.randint(1, 2) if keyed else 1):
+            left = items
+            while left:
+                left = await self._submit(client, left)
+
+    def _describe(self, client: Client, logical: str, keyed: bool) -> dict[str, Any]:
+        item = {
+            "work_type": client.rng.choice(WORK_TYPES),
+            "priority": client.rng.choice(PRIORITIES),
+            "payload": {"logical": logical},
+            "idempotency_key": logical if keyed else "",
+        }
+        client.hooks.describe(item, client)
+        return item
+
+    async def _submit(self, client: Client, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Submit all; those that were refused and are to be sent once more."""
+        again = []
+        try:
+            outcomes = await client.swarm.submit_many(items, timeout_s=10_000.0)
+        except BusUnavailable:  # it could not even begin to listen for answers
+            await asyncio.sleep(1.0)
+            return items
+        for item, outcome in zip(items, outcomes, strict=True):
+            logical = item["payload"]["logical"]
+            if isinstance(outcome, SwarmError):
+                self._refused(client, logical, outcome)
+                again.append(item)
+            else:
+                self._told(logical, outcome.work_item_id)
+                client.ids.append(outcome.work_item_id)
+        if again:
+            await asyncio.sleep(1.0)
+        return again
+
+    # --- what must hold --------------------------------------------------------------
+
+    def on_event(self, folded: Folded) -> None:
+        """No name comes twice."""
+        event = folded.event
+        if not isinstance(event, Submitted):
+            return
+        for offset in range(len(event.items)):
+            known = self.scene.truth.items[item_id(folded.shard, event.first + offset)]
+            other = self._ids.setdefault(known.logical, known.work_item_id)
+            if other != known.work_item_id:
+                self.scene.verdict.broken(f"[7] {known.logical} was submitted twice")
+
+    def _told(self, logical: str, work_item_id: str) -> None:
+        """A client was told the id of its item."""
+        verdict = self.scene.verdict
+        if self.scene.truth.item_of(work_item_id) is None:
+            verdict.broken(f"[1] {work_item_id} was acknowledged and is not in the log")
+        if self._ids.get(logical) != work_item_id:
+            verdict.broken(f"[7] {logical} is {self._ids.get(logical)}, not {work_item_id}")
+        self._acked[logical] = None
+
+    def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
+        verdict = self.scene.verdict
+        clock_wrong = isinstance(error, Refusal) and "in the future" in str(error)
+        if not clock_wrong or not self._ahead(client.name):
+            verdict.broken(f"[1] {logical} was not accepted: {error}")
+        if logical in self._ids and logical not in self._acked:
+            verdict.broken(f"[1] {logical} is in the log, and was refused: {error}")
+        verdict.saw("refused for its clock")
+
+    def _ahead(self, node: str) -> bool:
+        """Whether its clock is, or was until a moment ago, far ahead."""
+        return self.scene.clocks.most_ahead_s(node) > AHEAD_S
+
+    def unfinished(self) -> Iterable[str]:
+        """Whatever was submitted must end."""
+        return self.scene.truth.unfinished()

@@ -1,0 +1,158 @@
+"""What a node shows to Prometheus (``/metrics``), in Prometheus's text format.
+
+Only figures that somebody has at hand: nothing is counted for a scrape.  `docs/operations.md`
+has the table, and what to make of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct, field
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from swarm.messages import Beat, ShardStats
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+#: Of each shard: the field of `ShardStats` that is shown, and what it means.
+GAUGES = {
+    "swarmsh_conservation": (
+        "conservation",
+        "How far the items are from what the log's events say: anything but 0 is a defect",
+    ),
+    "swarmsh_conservation_seq": (
+        "walked_at",
+        "Log sequence as of which swarmsh_conservation was found; 0: not found out yet",
+    ),
+    "swarmsh_log_seq": ("as_of", "Log sequence as of which the shard's other figures are"),
+    "swarmsh_log_first_seq": ("first_seq", "Sequence of the oldest entry of the log"),
+    "swarmsh_log_bytes": ("log_bytes", "Bytes of the log"),
+    "swarmsh_live_bytes": ("live_bytes", "Bytes of the state that the log must keep, roughly"),
+    "swarmsh_foreign_entries": (
+        "foreign",
+        "Entries of the log that are not the swarm's: anything but 0 wants a look",
+    ),
+    "swarmsh_epoch": ("epoch", "Epoch of the shard: counts its owners"),
+}
+
+
+class Fullness(Struct, frozen=True):
+    """How full something is: used and allowed bytes (0: not known), and what follows."""
+
+    used: int = 0
+    limit: int = 0
+    #: Submits are refused.
+    nearly_full: bool = False
+
+
+class Figures(Struct):
+    """What is shown."""
+
+    #: Counts of the shards that this node can tell of, by their owners' words.
+    shards: list[ShardStats] = []
+    #: All shards of the swarm, and who cannot open which of them: coordinators' names.
+    shard_count: int = 0
+    closed: dict[int, list[str]] = {}
+    #: Shards that a live coordinator owns.
+    owned: set[int] = field(default_factory=set)
+    coordinators: list[Beat] = []
+    #: None: this node does not look at it.
+    storage: Fullness | None = None
+
+
+def render(figures: Figures) -> bytes:
+    """The text of a scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Shown(figures))
+    text: bytes = generate_latest(registry)
+    return text
+
+
+class _Shown(Collector):
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        yield from _of_shards(self._figures.shards)
+        yield from _of_swarm(self._figures)
+        yield from _of_storage(self._figures.storage)
+
+
+def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
+    for name, (field_name, text) in GAUGES.items():
+        gauge = GaugeMetricFamily(name, text, labels=["shard"])
+        for stats in shards:
+            gauge.add_metric([str(stats.shard)], getattr(stats, field_name))
+        yield gauge
+    yield _items(shards)
+    submitted = CounterMetricFamily(
+        "swarmsh_items_submitted", "Items ever submitted", labels=["shard"]
+    )
+    refused = CounterMetricFamily(
+        "swarmsh_refused",
+        "Commands refused since the shard's owner opened it",
+        labels=["code", "shard"],
+    )
+    for stats in shards:
+        submitted.add_metric([str(stats.shard)], stats.submitted)
+        for code, count in sorted(stats.refused.items()):
+            refused.add_metric([code, str(stats.shard)], count)
+    yield submitted
+    yield refused
+
+
+def _items(shards: list[ShardStats]) -> Metric:
+    items = GaugeMetricFamily(
+        "swarmsh_items", "Items by status, archived ones included", labels=["shard", "status"]
+    )
+    for stats in shards:
+        for status, count in stats.counts.items():
+            items.add_metric([str(stats.shard), status], count)
+    return items
+
+
+def _of_swarm(figures: Figures) -> Iterator[Metric]:
+    closed = GaugeMetricFamily(
+        "swarmsh_shard_closed",
+        "Coordinators that cannot open the shard (see /ready): anything but 0 wants a look",
+        labels=["shard"],
+    )
+    owned = GaugeMetricFamily(
+        "swarmsh_shard_owned", "Whether a live coordinator owns the shard", labels=["shard"]
+    )
+    for shard in range(figures.shard_count):
+        closed.add_metric([str(shard)], len(figures.closed.get(shard, ())))
+        owned.add_metric([str(shard)], shard in figures.owned)
+    yield closed
+    yield owned
+    yield GaugeMetricFamily(
+        "swarmsh_coordinators", "Live coordinators", value=len(figures.coordinators)
+    )
+    sessions = GaugeMetricFamily(
+        "swarmsh_sessions", "Attached agent sessions", labels=["coordinator"]
+    )
+    for beat in figures.coordinators:
+        sessions.add_metric([beat.coordinator], beat.sessions)
+    yield sessions
+
+
+def _of_storage(storage: Fullness | None) -> Iterator[Metric]:
+    if storage is None:
+        return
+    yield GaugeMetricFamily(
+        "swarmsh_storage_used_bytes", "Bytes that NATS stores", value=storage.used
+    )
+    yield GaugeMetricFamily(
+        "swarmsh_storage_limit_bytes",
+        "Bytes that NATS may store; 0: not known",
+        value=storage.limit,
+    )
+    yield GaugeMetricFamily(
+        "swarmsh_storage_nearly_full",
+        "Whether submits are refused because there is little room left",
+        value=storage.nearly_full,
+    )
