@@ -377,9 +377,10 @@ def settle(places: list[Place], now: float) -> list[tuple[str, str]]:
     said: list[Attention] = []
     for place, other in itertools.product(places, repeat=2):
         place.members.heard(beat(other.name), now)
-    for place, session in [(place, session) for place in places for session in place.here()]:
+    attached = [(place.name, session) for place in places for session in place.here()]
+    for name, session in attached:
         for other in places:
-            control = other.heartbeat(session, now, to=place.name)
+            control = other.heartbeat(session, now, to=name)
             told += [(session, control.kind)] if control is not None else []
             said += [one for one in [other.sessions.dispute("a", session)] if one is not None]
     rounds = 0
