@@ -205,13 +205,13 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.create_records`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
         await self._records.create(name, max_age_s)
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`; also raises `BusUnavailable` when closed: nothing was sent."""
-        await self._records.put(name, key, data, timeout_s)
+        return await self._records.put(name, key, data, timeout_s)
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
         """See `Bus.get_records`."""
-        return await self._records.get(name, key)
+        return await self._records.get(name, key, as_of)
 
     async def storage(self) -> Storage:
         """See `Bus.storage`.
