@@ -265,6 +265,17 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
         return await self._state.create(key, value)
 
+    async def state_put(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`, whatever is there: for an operator's commands only.
+
+        Raises `StateMissing`, `StorageFull`, `BusTimeout`, `BusUnavailable`.
+        """
+        await self._state.put(key, value)
+
+    async def state_replicas(self) -> int:
+        """How many servers keep the shared state; raises `StateMissing`, `BusTimeout`."""
+        return await self._state.replicas()
+
     def _reconnected(self) -> None:
         # The consumers of a server that was restarted are gone, and others have gaps.
         for follower in self._followers:
