@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.actors.answers import error_body
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.lending import Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
@@ -30,7 +31,6 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
-    ShardMap,
     Submit,
     SubmitReply,
     Work,
@@ -55,7 +55,7 @@ class Intake:
     def __init__(
         self,
         around: Surroundings,
-        shard_map: ShardMap,
+        cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
         lending: Lending,
@@ -67,7 +67,7 @@ class Intake:
         self._subjects = around.subjects
         self._pool = around.pool
         self._me = around.coordinator
-        self._map = shard_map
+        self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
         self._lending = lending
@@ -87,7 +87,7 @@ class Intake:
             )
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
-        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
+        admitted = admit(submit, sender, self._cluster.map, self._bus.max_payload // 4)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
@@ -160,7 +160,8 @@ class Intake:
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
-        self._dispute(sender, heartbeat.session)
+        if heartbeat.coordinator != self._me and not heartbeat.leaving:
+            self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))
