@@ -10,6 +10,7 @@ from swarm.messages import (
     Conflict,
     ControlReply,
     Look,
+    Resize,
     SetRules,
     TellConflict,
 )
@@ -36,6 +37,14 @@ class Operating(Asking):
         """
         command = SetRules(text, self._runtime.new_id(), based_on)
         return await self._control("rules", command, _reply, timeout_s)
+
+    async def resize(self, shards: int, *, timeout_s: float = TIMEOUT_S) -> ControlReply:
+        """Spread new items over so many shards from here on.
+
+        Raises `Refusal`: ``unsupported`` while coordinators of an earlier version are alive.
+        """
+        command = Resize(shards, self._runtime.new_id())
+        return await self._control("resize", command, _reply, timeout_s)
 
     async def tell_conflict(
         self, conflict: Conflict, *, timeout_s: float = TIMEOUT_S
