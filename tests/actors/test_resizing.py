@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec import structs
 
+from swarm.core import rebalance
 from swarm.core.envelope import decode_entry
 from swarm.core.sharding import shard_of
+from swarm.errors import Refusal
 from swarm.messages import NewItem, ShardMap, Submit, Submitted
 from swarm.subjects import parse_item_id
 from tests.actors.cluster import SETTINGS, Cluster, on_cluster, until
@@ -200,3 +203,27 @@ def test_an_earlier_shard_that_does_not_answer_is_waited_for() -> None:
         assert len(accepted(cluster)) == 20
 
     on_cluster(scenario)
+
+
+def test_shards_move_as_a_plan_says() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1")
+        await cluster.start_coordinator("c2")
+        await cluster.swarm.submit_many([{"work_type": "t"}] * 40)
+        assert len(cluster.coordinators["c1"].owned) == 8
+        stats: dict[int, Any] = dict(await cluster.swarm.stats())
+        load = rebalance.loads({shard: one.submitted for shard, one in stats.items()})
+        owners = {shard: one.coordinator for shard, one in stats.items()}
+        plan = rebalance.plan(owners, load, ["c1", "c2"], 0.1, 8)
+        assert plan.before == 2.0
+        for move in plan.moves:
+            moved = await cluster.swarm.move(move.shard, move.source, move.to)
+            assert moved.coordinator == "c2"
+        places = cluster.coordinators
+        assert sorted(places["c1"].owned + places["c2"].owned) == list(range(8))
+        had = {name: sum(load[shard] for shard in places[name].owned) for name in places}
+        assert max(had.values()) * 2 <= 1.1
+        with pytest.raises(Refusal, match="does not own shard"):
+            await cluster.swarm.move(plan.moves[0].shard, "c1", "c2")
+
+    on_cluster(scenario, settings=structs.replace(SETTINGS, shard_count=8))
