@@ -166,7 +166,15 @@ RICH_BEAT = m.Beat(
     rules_version=5,
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
-FULL_MAP = structs.replace(MAP, version=2, pins={"coordinator-1": [0, 3]})
+EARLIER = m.EarlierMap(DONE_AT, 1, 8)
+FULL_MAP = structs.replace(
+    MAP,
+    version=2,
+    pins={"coordinator-1": [0, 3]},
+    accepts=12,
+    began_with=8,
+    earlier=[EARLIER],
+)
 RULES = m.RoutingRules(5, "feature -> coordinator-1:4000", "lisa", DONE_AT)
 CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
 FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT)
@@ -208,7 +216,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Submit": (m.Submit([SPARSE]), m.Submit([SPARSE, RICH], COMMAND, 2)),
     "ShardSubmit": (
         m.ShardSubmit(COMMAND, [SPARSE], [0], 1),
-        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2),
+        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2, [7]),
     ),
     "SubmitResult": (
         m.SubmitResult(0),
@@ -336,6 +344,12 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Conflict": (CONFLICT, FULL_CONFLICT),
     "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1)),
     "TellConflict": (m.TellConflict(CONFLICT), m.TellConflict(FULL_CONFLICT, COMMAND, 1)),
+    "EarlierMap": (EARLIER, m.EarlierMap(DONE_AT, 1, 8, 4, {"coordinator-1": [0]})),
+    "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1)),
+    "KnownReply": (
+        m.KnownReply([]),
+        m.KnownReply([m.SubmitResult(0, "3-17"), m.SubmitResult(3, error=ERROR)], DONE_AT),
+    ),
     "ControlReply": (m.ControlReply(COMMAND), m.ControlReply(COMMAND, 2, 5)),
     "Look": (m.Look(), m.Look()),
     "ClusterView": (
