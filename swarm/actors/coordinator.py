@@ -27,7 +27,7 @@ from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
-from swarm.core.credits import CreditPool
+from swarm.core.credits import OWN_TURNS, CreditPool
 from swarm.core.envelope import FORMAT
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
@@ -71,7 +71,7 @@ class Coordinator(Actor):
         self._mailbox: Mailbox[Message] = Mailbox(settings.mailbox_size)
         self._send = Sender(bus)
         self._say = Outgoing(self._send)
-        self._pool = CreditPool()
+        self._pool = CreditPool(OWN_TURNS[settings.shard_affinity])
         self._presence = Presence(bus, self._subjects, self._say, settings.missed_s, self._describe)
         self._sessions = Sessions(
             self.name, self._pool, self._presence.members, settings.lease_s, settings.heartbeat_s
@@ -83,6 +83,7 @@ class Coordinator(Actor):
         self._lending = Lending(around, self._shards, self._say)
         self._intake = Intake(
             around,
+            self._instance,
             shard_map,
             self._shards,
             self._sessions,
@@ -339,6 +340,7 @@ class Coordinator(Actor):
             draining=self.draining,
             standby=self._shards.standbys.behind(),
             storage=round(self.storage.part, 3),
+            routed=self._intake.routers.shown(self._clock()),
         )
 
     def _look_around(self) -> None:
@@ -362,6 +364,7 @@ class Coordinator(Actor):
 _HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
     "submit": lambda self, message, sender: self._intake.on_submit(message, sender),
     "attach": lambda self, message, sender: self._intake.on_attach(message, sender),
+    "health": lambda self, message, sender: self._intake.on_health(message, sender),
     "next": lambda self, message, sender: self._intake.on_next(message, sender),
     "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
     "attached": lambda self, message, sender: self._intake.on_attached(message, sender),

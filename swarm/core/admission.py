@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.checks import read_item, too_large
+from swarm.core.headers import contradiction
 from swarm.core.sharding import shard_of
 from swarm.errors import Refusal
 from swarm.messages import ErrorBody, NewItem, ShardMap, ShardSubmit, Submit, SubmitResult
@@ -23,8 +26,18 @@ class Admitted(Struct):
     sizes: dict[int, int]
 
 
-def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> Admitted:
-    """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones."""
+def admit(
+    submit: Submit,
+    sender: str,
+    map_: ShardMap,
+    item_bytes_max: int,
+    headers: Mapping[str, str] | None = None,
+) -> Admitted:
+    """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones.
+
+    `headers` say what it was routed by; if an item is of another kind than they say, all is
+    refused.
+    """
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
@@ -33,10 +46,13 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
         try:
             item, canonical = check_item(raw, item_bytes_max)
             _check_dependencies(item, map_.shard_count)
+            wrong = contradiction(item, headers) if headers else ""
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
             admitted.refused.append(SubmitResult(index, error=error))
             continue
+        if wrong:
+            raise Refusal("bad_request", f"item {index}: {wrong}")
         shard = shard_of(item, submit.command_id, index, sender, map_)
         part = admitted.parts.get(shard)
         if part is None:

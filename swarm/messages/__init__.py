@@ -109,6 +109,14 @@ from swarm.messages.peers import (
     Watch,
     Watching,
 )
+from swarm.messages.routing import (
+    CoordinatorRouted,
+    Probe,
+    Pulse,
+    Routes,
+    RoutingReport,
+    RuleRouted,
+)
 from swarm.messages.state import (
     HISTORY_MAX,
     Accepted,
@@ -158,6 +166,7 @@ __all__ = [
     "Complete",
     "Completed",
     "Control",
+    "CoordinatorRouted",
     "Copied",
     "Credit",
     "DeathCause",
@@ -202,8 +211,10 @@ __all__ = [
     "Prioritize",
     "Prioritized",
     "Priority",
+    "Probe",
     "Progress",
     "Progressed",
+    "Pulse",
     "Release",
     "Released",
     "Remembered",
@@ -212,6 +223,9 @@ __all__ = [
     "Resolved",
     "Retried",
     "Retry",
+    "Routes",
+    "RoutingReport",
+    "RuleRouted",
     "ShardMap",
     "ShardStats",
     "ShardSubmit",

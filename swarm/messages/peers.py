@@ -36,6 +36,9 @@ class Beat(Struct, omit_defaults=True):
     leaving: bool = False
     #: The part of the storage that is used, 0 to 1; 0: not known.
     storage: float = 0.0
+    #: Routers that this coordinator has heard of lately, and the number of the latest `Attach`
+    #: from each.
+    routed: dict[str, int] = {}
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

@@ -159,6 +159,15 @@ RICH_BEAT = m.Beat(
     standby={"1": 0.25, "5": -1.0},
     leaving=True,
     storage=0.125,
+    routed={"r5f6e7d8c": 17},
+)
+ROUTED_RULE = m.RuleRouted("feature", ["coordinator-1"])
+RICH_ROUTED_RULE = m.RuleRouted(
+    "doc*", ["coordinator-1", "coordinator-2"], 3, 17, 2, {"coordinator-2": 15, "coordinator-3": 2}
+)
+ROUTED = m.CoordinatorRouted("coordinator-2")
+RICH_ROUTED = m.CoordinatorRouted(
+    "coordinator-1", True, True, True, 12, 300, 7, 0.0025, "it is about to leave"
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 STATS = m.ShardStats(
@@ -314,6 +323,28 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Moved": (m.Moved(3, "coordinator-2"), m.Moved(3, "coordinator-2")),
     "Gone": (m.Gone("coordinator-1", "coordinator-2"), m.Gone("coordinator-1", "coordinator-2")),
     "ShardMap": (MAP, MAP),
+    "Probe": (m.Probe(), m.Probe("r5f6e7d8c")),
+    "Pulse": (
+        m.Pulse("coordinator-1", "5f6e7d8c9b", True),
+        m.Pulse("coordinator-1", "5f6e7d8c9b", False, "it is about to leave"),
+    ),
+    "Routes": (m.Routes(), m.Routes()),
+    "RuleRouted": (ROUTED_RULE, RICH_ROUTED_RULE),
+    "CoordinatorRouted": (ROUTED, RICH_ROUTED),
+    "RoutingReport": (
+        m.RoutingReport("r5f6e7d8c", "least_connections", False, "work_type"),
+        m.RoutingReport(
+            "r5f6e7d8c",
+            "round_robin",
+            True,
+            "team",
+            7,
+            [ROUTED_RULE, RICH_ROUTED_RULE],
+            5,
+            1,
+            [ROUTED, RICH_ROUTED],
+        ),
+    ),
     "Describe": (m.Describe(), m.Describe()),
     "Description": (
         m.Description("swarm", 1, MAP, []),
