@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.actors.answers import error_body
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.lending import Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
@@ -33,7 +34,6 @@ from swarm.messages import (
     Next,
     Probe,
     Pulse,
-    ShardMap,
     Submit,
     SubmitReply,
     Work,
@@ -62,7 +62,7 @@ class Intake:
         self,
         around: Surroundings,
         instance: str,
-        shard_map: ShardMap,
+        cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
         lending: Lending,
@@ -75,7 +75,7 @@ class Intake:
         self._pool = around.pool
         self._me = around.coordinator
         self._instance = instance
-        self._map = shard_map
+        self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
         self._lending = lending
@@ -86,6 +86,18 @@ class Intake:
         #: Routers, and which of the agents that they sent have arrived here.
         self.routers = RoutersSeen(max(5.0, PROBES_MISSED * interval_ms / 1000))
         self._clock = asyncio.get_running_loop().time
+
+    @property
+    def handlers(self) -> dict[str, Callable[[Message, str], None]]:
+        """What to do with a message of clients, routers and agents, by its verb."""
+        return {
+            "submit": self.on_submit,
+            "health": self.on_health,
+            "attach": self.on_attach,
+            "next": self.on_next,
+            "heartbeat": self.on_heartbeat,
+            "attached": self.on_attached,
+        }
 
     # --- submissions -------------------------------------------------------------------
 
@@ -99,7 +111,8 @@ class Intake:
             )
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
-        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4, message.headers)
+        limit = self._bus.max_payload // 4
+        admitted = admit(submit, sender, self._cluster.map, limit, message.headers)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
@@ -181,6 +194,9 @@ class Intake:
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
+        again = self._sessions.contested(sender, heartbeat, self._clock())
+        if again is not None:
+            self._say(self._subjects.attached(sender), _encode(again))
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

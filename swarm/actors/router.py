@@ -15,6 +15,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.probing import Prober
 from swarm.actors.sending import Sender, unsubscribe
 from swarm.bus.base import Bus, Message, Subscription
@@ -26,7 +27,7 @@ from swarm.core.health import Health
 from swarm.core.membership import Members
 from swarm.core.routing import Routing
 from swarm.core.rules import parse_rules
-from swarm.errors import Refusal
+from swarm.errors import BadConfig, Refusal
 from swarm.messages import Beat, Description, RoutingReport, ShardMap
 from swarm.runtime import Runtime
 from swarm.subjects import MIXED, Subjects, reply_allowed, sender_of, work_type_of
@@ -49,7 +50,8 @@ class Router(Actor):
         self._bus = bus
         self._send = Sender(bus)
         self._settings = settings
-        self._map = shard_map
+        #: What holds for the whole swarm, as far as is known here.
+        self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
         self._runtime = runtime or Runtime()
         self._subjects = Subjects(settings.prefix)
         self._clock = asyncio.get_running_loop().time
@@ -97,7 +99,24 @@ class Router(Actor):
 
     def report(self) -> RoutingReport:
         """What it has chosen since its start."""
-        return self.routing.report(self._live(), self._settings.routing_enabled)
+        report = self.routing.report(self._live(), self._settings.routing_enabled)
+        if report.version:
+            report.by, report.at = self.cluster.rules.by, self.cluster.rules.at
+        return report
+
+    def _cluster_changed(self) -> None:
+        """The swarm's rules hold from here on, whatever the settings say."""
+        stored = self.cluster.rules
+        if not self._settings.routing_enabled or stored.version <= self.routing.version:
+            return
+        try:
+            rules = parse_rules(stored.text, stored.key)
+        except BadConfig as error:
+            # Of a later version: the leader has checked them.
+            log.error("routing rules cannot be used", version=stored.version, why=str(error))
+            return
+        self.routing.set_rules(rules, stored.version)
+        log.info("routing rules", version=stored.version, rules=len(rules.all), by=stored.by)
 
     async def start(self) -> None:
         """Subscribe and begin to route."""
@@ -119,6 +138,7 @@ class Router(Actor):
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
         await self._prober.stop()
+        await self.cluster.stop()
         await super().stop()
 
     def _on_beat(self, message: Message) -> None:
@@ -131,6 +151,7 @@ class Router(Actor):
         if self._members.heard(beat, now):
             self._balancer.heard(beat, now)
             self._prober.look()
+        self.cluster.heard(beat)
 
     def _on_message(self, message: Message) -> None:
         if not self._mailbox.put(message):
@@ -193,7 +214,7 @@ class Router(Actor):
         await self._send(subject, message.data, message.reply, headers)
 
     async def _describe(self, message: Message) -> None:
-        described = Description(self._settings.prefix, FORMAT, self._map, self.live())
+        described = Description(self._settings.prefix, FORMAT, self.cluster.map, self.live())
         if message.reply:
             await self._send(message.reply, _encode(described))
 

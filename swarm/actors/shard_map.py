@@ -11,13 +11,14 @@ import asyncio
 
 import msgspec
 
+from swarm.actors.cluster_copy import MAP_KEY
 from swarm.bus.base import Bus
 from swarm.config import Settings
 from swarm.errors import BadConfig, BusTimeout
 from swarm.messages import ShardMap
 
 #: Its key in the shared state.
-KEY = "map"
+KEY = MAP_KEY
 #: A value that exists may still be unknown to the replica that answers.
 READ_TRIES = 20
 READ_PAUSE_S = 0.1

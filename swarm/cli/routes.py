@@ -1,20 +1,28 @@
-"""`swarm routes`: the routing rules, and what routers have chosen."""
+"""`swarm routes`: the routing rules, and what routers have chosen; `swarm routes apply`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
+from swarm.core.rules import ROUTING_KEYS
+from swarm.errors import BadInput
 
 if TYPE_CHECKING:
     from swarm.messages import CoordinatorRouted
+    from swarm.sdk.client import Swarm
     from swarm.sdk.routes import Routed
 
 INTERVAL_S = 1.0
+#: How long routers may take to know new rules.
+KNOWN_S = 5.0
 #: Moves a terminal's cursor to the top left and clears the screen.
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -37,11 +45,95 @@ def add_parser(subparsers: Any) -> None:
         help=f"between two looks with --watch (default: {INTERVAL_S:g}s)",
     )
     common.add_connection(parser, timeout_s=5.0)
+    verbs = parser.add_subparsers(dest="verb", metavar="apply")
+    apply = verbs.add_parser(
+        "apply",
+        help="set the routing rules, all of them",
+        description="Read rules, one a line (feature -> coordinator-1:4000), and put them in place "
+        "of those that there are.  They are checked as a whole: if one is wrong, the old ones "
+        "stay.  Exit 1 unless all routers act by them in the end.",
+    )
+    apply.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="a file (default: -, the input)"
+    )
+    apply.add_argument(
+        "--key",
+        choices=ROUTING_KEYS,
+        default=None,
+        help="what the rules are about (default: ROUTING_KEY, else what the swarm's settings say)",
+    )
+    apply.add_argument(
+        "--based-on",
+        type=common.whole(1),
+        default=0,
+        metavar="VERSION",
+        help="refuse if there is a newer version than this one, which was edited",
+    )
+    common.add_connection(apply, timeout_s=10.0)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, and print."""
+    if args.verb == "apply":
+        text, key = _read(args.file), _key(args.key)
+        return common.run_async(_apply(args, text, key))
     return common.run_async(_routes(args))
+
+
+# --- applying -------------------------------------------------------------------------------
+
+
+def _read(file: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise BadInput(f"the rules in {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput("the rules are not UTF-8 text") from error
+
+
+def _key(given: str | None) -> str:
+    key = given if given is not None else os.environ.get("ROUTING_KEY", "").strip()
+    if key and key not in ROUTING_KEYS:
+        raise BadInput(f"ROUTING_KEY = {key!r} cannot be used; allowed: {', '.join(ROUTING_KEYS)}")
+    return key
+
+
+async def _apply(args: argparse.Namespace, text: str, key: str) -> int:
+    async with common.connect(args) as swarm:
+        reply = await swarm.set_rules(text, key=key, based_on=args.based_on, timeout_s=args.timeout)
+        version = reply.rules_version
+        routed = await _until_known(swarm, version)
+    problems = [
+        f"router {one.router} does not act by rules: start it with ROUTING_ENABLED=1"
+        if not one.enabled
+        else f"router {one.router} has version {one.version} still; look again with `swarm routes`"
+        for one in routed.routers
+        if one.version < version
+    ]
+    problems += [one for one in problems_of(routed) if one.startswith("rule ")]
+    if args.json:
+        common.print_json({"version": version, "rules": len(routed.rules), "problems": problems})
+    else:
+        count = len(routed.rules)
+        print(f"version {version} of the rules holds: {count} rule{'s' if count != 1 else ''}")
+        for problem in problems:
+            common.note(f"swarm: {problem}")
+    return FAILED if problems else DONE
+
+
+async def _until_known(swarm: Swarm, version: int) -> Routed:
+    """What routers say once all that act by rules know this version, or time is up."""
+    give_up_at = time.monotonic() + KNOWN_S
+    while True:
+        routed = await swarm.routes()
+        waiting = [one for one in routed.routers if one.enabled and one.version < version]
+        if not waiting or time.monotonic() > give_up_at:
+            return routed
+
+
+# --- looking --------------------------------------------------------------------------------
 
 
 async def _routes(args: argparse.Namespace) -> int:
@@ -102,7 +194,9 @@ def _head(routed: Routed) -> str:
         rules = "there are no rules"
     else:
         version = routed.versions[-1]
-        origin = f"version {version}" if version else "from the settings"
+        newest = next(one for one in routed.routers if one.version == version)
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.at))
+        origin = f"version {version} of {when} by {newest.by}" if version else "of the settings"
         rules = f"{len(routed.rules)} rules by {routed.key}, {origin}"
     return f"{rules}; balancing: {routed.strategy}; {routers}"
 

@@ -121,6 +121,20 @@ class Sessions:
             return None
         return Control("reattach", reason=f"{heartbeat.coordinator} is not alive")
 
+    def contested(self, agent: str, heartbeat: Heartbeat, now: float) -> Attention | None:
+        """What to announce again when a session elsewhere lives beside the one that is here.
+
+        Both were accepted, and each coordinator heard of the other's session too late, or
+        not at all.  Nothing else would ever make them choose.
+        """
+        live = self._live.get(agent)
+        if heartbeat.leaving or live is None or live.session == heartbeat.session:
+            return None
+        if heartbeat.coordinator == self._me or live.coordinator != self._me:
+            return None
+        assert now - live.heard_at <= self._silence_s(), "else the other one is in charge by now"
+        return Attention(live.session, self._me, live.takeover)
+
     def drop_silent(self, now: float) -> None:
         """Forget sessions that stopped sending heartbeats."""
         for agent, session in self._pool.silent(now, self._silence_s()):

@@ -79,3 +79,6 @@ class RoutingReport(Struct, omit_defaults=True):
     #: Choices among unhealthy coordinators, as there was no healthy one.
     in_need: int = 0
     coordinators: list[CoordinatorRouted] = []
+    #: Who set the rules, and when.
+    by: str = ""
+    at: float = 0.0

@@ -138,8 +138,7 @@ def test_an_earlier_version_that_does_not_know_probes_is_healthy() -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.start("c1", "c2")
         for coordinator in cluster.coordinators.values():
-            intake = coordinator._intake
-            intake.on_health = _unknown_verb  # type: ignore[assignment,method-assign]
+            coordinator._handlers["health"] = _unknown_verb
         await pass_time(5.0)
         assert healthy(cluster.router, "c1")
         seen = cluster.router.report().coordinators
@@ -382,5 +381,105 @@ def test_plain_submissions_travel_without_headers() -> None:
         await cluster.swarm.submit("build")
         assert seen
         assert not any(seen), "neither client nor router adds any: they cost time"
+
+    on_cluster(scenario)
+
+
+# --- rules of a live swarm ---------------------------------------------------------------------
+
+
+def acting(**fields: Any) -> Settings:
+    return changed(SETTINGS, routing_enabled=True, **fields)
+
+
+async def known(cluster: Cluster, version: int) -> None:
+    await until(lambda: cluster.router.routing.version == version, deadline_s=3.0)
+
+
+def test_rules_are_changed_while_the_swarm_runs_and_versions_count_them() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        assert await went_to(cluster) == "c1", "by the settings"
+        reply = await cluster.swarm.set_rules("build -> c2:4000")
+        assert reply.rules_version == 1
+        await known(cluster, 1)
+        assert await went_to(cluster) == "c2"
+        report = cluster.router.report()
+        assert (report.version, report.by) == (1, "me")
+        assert report.at > 0
+        assert [rule.matched for rule in report.rules] == [2], "the count of a rule goes on"
+        assert (await cluster.swarm.set_rules("high -> c2", key="priority")).rules_version == 2
+        await known(cluster, 2)
+        assert cluster.router.report().key == "priority"
+        assert await went_to(cluster, priority="high") == "c2"
+        await cluster.swarm.set_rules("")
+        await known(cluster, 3)
+        assert cluster.router.report().rules == []
+
+    on_cluster(scenario, settings=acting(routing_rules="build -> c1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "named"),
+    [
+        ("build -> c2\ntest -> c9", "", "line 2: 'c9' is no coordinator of this swarm"),
+        ("build -> c2\nbuild -> c1", "", "line 2: a second rule for 'build'"),
+        ("a -> @b\nb -> @a", "", "in a circle"),
+        ("build c2", "", "line 1"),
+        ("urgent -> c1", "priority", "'urgent' is no priority"),
+        ("build -> c2", "colour", "allowed: work_type, priority, team, label"),
+    ],
+)
+def test_wrong_rules_are_refused_as_a_whole_and_the_old_ones_stay(
+    text: str, key: str, named: str
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await cluster.swarm.set_rules("build -> c1")
+        await known(cluster, 1)
+        with pytest.raises(Refusal) as caught:
+            await cluster.swarm.set_rules(text, key=key)
+        assert caught.value.code == "bad_request"
+        assert named in caught.value.message
+        view = await cluster.swarm.cluster()
+        assert (view.rules.version, view.rules.text) == (1, "build -> c1")
+        assert [await went_to(cluster) for _ in range(3)] == ["c1"] * 3
+
+    on_cluster(scenario, settings=acting())
+
+
+def test_a_key_that_is_not_said_is_that_of_the_settings() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await cluster.swarm.set_rules("core -> c2")
+        await known(cluster, 1)
+        assert cluster.router.report().key == "team"
+        assert await went_to(cluster, team="core") == "c2"
+
+    on_cluster(scenario, settings=acting(routing_key="team"))
+
+
+def test_a_router_that_starts_later_has_the_rules_a_moment_later() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await cluster.swarm.set_rules("build -> c2")
+        late = Router(cluster.world.connect("r2"), acting(), cluster.map, cluster.runtime(9))
+        await late.start()
+        await until(lambda: late.routing.version == 1, deadline_s=2.0)
+        routed = await cluster.swarm.routes()
+        assert routed.versions == [1]
+        await late.stop()
+
+    on_cluster(scenario, settings=acting())
+
+
+def test_without_routing_enabled_rules_are_kept_and_not_acted_by() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await cluster.swarm.set_rules("build -> c2")
+        await pass_time(2.0)
+        report = cluster.router.report()
+        assert (report.enabled, report.version, report.rules) == (False, 0, [])
+        assert (await cluster.swarm.cluster()).rules.version == 1
 
     on_cluster(scenario)

@@ -21,7 +21,7 @@ from swarm.bus.base import Entry
 from swarm.bus.log import FencedLog, LogReader
 from swarm.core import decide
 from swarm.core.dedupe import DedupeWindow
-from swarm.core.envelope import FORMAT, decode_entry, encode_entry
+from swarm.core.envelope import FORMAT, decode_as, encode_entry
 from swarm.core.leases import Leases, Missing
 from swarm.core.sessions import Sessions
 from swarm.core.shard import Shard
@@ -174,8 +174,8 @@ def gap_ignored_by_a_reader(patch: Patch) -> None:
     """A reader takes the next entry it gets for the next one of the log."""
     original = LogReader.fold
 
-    def fold(self: LogReader, stored: Entry) -> bool:
-        entry = decode_entry(self._log, stored.seq, stored.data)
+    def fold(self: LogReader[Any], stored: Entry) -> bool:
+        entry = decode_as(self._kind, self._log, stored.seq, stored.data)
         position = self.position
         if entry is not None and entry.previous > position.last:
             opens = bool(entry.events) and isinstance(entry.events[0], Opened)

@@ -242,6 +242,47 @@ def test_the_loser_of_a_race_does_not_come_back_by_its_heartbeats() -> None:
         assert (first.here(), second.here()) == (["s1"], [])
 
 
+@pytest.mark.parametrize("race", RACES)
+def test_two_whose_coordinators_did_not_hear_of_each_other_are_told_apart(race: str) -> None:
+    """All announcements were lost: heartbeats show that there are two, and one of them stays."""
+    attach_1, attach_2, winner = RACES[race]
+    places = [Place("c1"), Place("c2"), Place("c3")]
+    for place, session, attach in zip(places, ("s1", "s2"), (attach_1, attach_2), strict=False):
+        _, attention = place.sessions.attach("a", session, attach, 0.0)
+        place.sessions.attention("a", attention, 0.0)
+    told: list[tuple[str, str]] = []
+    for session, to in (("s2", "c2"), ("s1", "c1")):
+        said = Heartbeat(session, to, 2, 1, ["t"])
+        for place in places:
+            place.sessions.heartbeat("a", said, 5.0)
+            again = place.sessions.contested("a", said, 5.0)
+            for other in places:
+                if again is None:
+                    continue
+                ended = other.sessions.attention("a", again, 5.1)
+                told += [(name, control.kind) for name, control in ended]
+    loser = "s2" if winner == "s1" else "s1"
+    assert told == [(loser, "superseded")]
+    assert [place.here() for place in places[:2]] == [
+        ["s1"] if winner == "s1" else [],
+        ["s2"] if winner == "s2" else [],
+    ]
+
+
+def test_nothing_is_announced_again_while_there_is_only_one() -> None:
+    place = Place("c1")
+    said = Heartbeat("s1", "c1", 2, 1, ["t"])
+    assert place.sessions.contested("a", said, 0.0) is None
+    place.attach("s1")
+    place.sessions.heartbeat("a", said, 1.0)
+    assert place.sessions.contested("a", said, 1.0) is None
+    moved = Heartbeat("s1", "c2", 3, 1, ["t"])
+    place.sessions.heartbeat("a", moved, 2.0)
+    assert place.sessions.contested("a", moved, 2.0) is None
+    other = Heartbeat("s2", "c3", 4, 1, ["t"])
+    assert place.sessions.contested("a", other, 2.0) is None, "c2 has it, and will say so"
+
+
 # --- heartbeats --------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from swarm.testing.sim.mechanism import Mechanism
 from swarm.testing.sim.mechanisms.attaching import Attaching
 from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.holding import Holding
+from swarm.testing.sim.mechanisms.leading import Leading
 from swarm.testing.sim.mechanisms.leasing import Leasing
 from swarm.testing.sim.mechanisms.reading import Reading
 from swarm.testing.sim.mechanisms.resting import Resting
@@ -23,4 +24,5 @@ MECHANISMS: tuple[type[Mechanism], ...] = (
     Timekeeping,
     Slots,
     Resting,
+    Leading,
 )

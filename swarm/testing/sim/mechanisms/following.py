@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 
+from swarm.actors.opening import ShardReader
 from swarm.bus.log import LogReader
 from swarm.core.shard import Shard
 from swarm.errors import BusError
@@ -31,7 +33,7 @@ class Following(Mechanism):
         scene = self.scene
         rng, bus = scene.new_rng(), scene.world.connect(name)
         readers = [
-            LogReader(bus, scene.subjects.log(number), number, scene.rules)
+            LogReader(bus, scene.subjects.log(number), partial(Shard, number, scene.rules))
             for number in range(scene.settings.shard_count)
         ]
         while True:
@@ -41,10 +43,10 @@ class Following(Mechanism):
                 self._check(number, reader)
             await asyncio.sleep(0.7 if scene.calm else rng.choice((0.1, 0.7, 3.0)))
 
-    def _check(self, number: int, reader: LogReader) -> None:
+    def _check(self, number: int, reader: ShardReader) -> None:
         truth, at = self.scene.truth, reader.position.at
         if at != self._at.get(number) and at == truth.last_seqs().get(number, 0):
-            self._same(truth.shard(number), reader.shard)
+            self._same(truth.shard(number), reader.state)
         self._at[number] = at
 
     def _same(self, true: Shard, read: Shard) -> None:
