@@ -22,7 +22,7 @@ _lend = msgspec.json.Decoder(Lend)
 LEND_MAX = 64
 #: Lent slots that are not used by then go back.
 LEND_S = 2.0
-#: Between two rounds of asking.
+#: Between two times of asking for the same.
 SEEK_S = 0.02
 
 
@@ -45,7 +45,8 @@ class Lending:
         self._strict = around.settings.shard_affinity == "strict"
         #: Types of ready work that nobody here can do, said already.
         self._stranded: dict[str, None] = {}
-        self._sought_at = -SEEK_S
+        #: When slots were asked for, by type, while it has had none since.
+        self._sought: dict[str, float] = {}
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -121,25 +122,32 @@ class Lending:
     def seek(self, live: dict[str, Beat]) -> bool:
         """Ask peers for slots for what is ready here and has no taker.
 
-        False when it is too early to ask again: call it once more in `SEEK_S`.
+        Once for each time that they are needed, and again while they are still.  False when
+        it is too early for that: call it once more in `SEEK_S`.
         """
-        now = self._clock()
         if self._strict:
             self._tell_stranded(live)
             return True
-        if now - self._sought_at < SEEK_S:
-            return False
-        self._sought_at = now
+        now, later = self._clock(), False
         needed: dict[str, dict[str, int]] = {}
-        for work_type, ready in self._shards.ready().items():
-            if self._pool.wanted([work_type]):
+        unserved = {
+            work_type: count
+            for work_type, count in self._shards.ready().items()
+            if not self._pool.has_free(work_type)
+        }
+        # What was served since is asked for at once when it is needed again.
+        self._sought = {name: at for name, at in self._sought.items() if name in unserved}
+        for work_type, ready in unserved.items():
+            if now - self._sought.get(work_type, -SEEK_S) < SEEK_S:
+                later = True
                 continue
+            self._sought[work_type] = now
             for peer in self._askable(work_type, live):
                 needed.setdefault(peer, {})[work_type] = ready
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
             self._say(subject, _encode(Borrow(types)))
-        return True
+        return not later
 
     def _lacking(self, work_type: str, peer: str, live: dict[str, Beat]) -> int:
         """Ready items of the peer that no slots are for: its own, and those of who has more."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -207,3 +209,55 @@ def test_not_every_coordinator_offers_a_slot_for_the_same_item() -> None:
 
     settings = with_(BASE, shard_count=8, coordinators=EIGHT)
     on_cluster(scenario, settings=settings)
+
+
+# --- how soon ----------------------------------------------------------------------------------
+
+
+def test_items_one_after_another_are_asked_slots_for_at_once() -> None:
+    """Not in the next round of asking: what was needed before has been served since."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = await agent_at(cluster, "c1")
+        loop = asyncio.get_running_loop()
+        waits = []
+        for number in range(10):
+            began = loop.time()
+            await cluster.swarm.submit("build", idempotency_key=keys_of(1, 10)[number])
+            await until_soon(lambda: len(agent.assigned()) > number)  # noqa: B023 - awaited here
+            waits.append(loop.time() - began)
+            item, token = agent.assigned()[number]
+            await agent.next(1, Complete(cluster.runtime(1000 + number).new_id(), item, token))
+            await until_soon(lambda: agent.work[-1].acks)
+        assert max(waits) < 0.015, waits
+
+    on_cluster(scenario, settings=BASE)
+
+
+def test_while_work_waits_slots_are_asked_for_again_and_not_without_end() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await agent_at(cluster, "c1", slots=0)
+        asked: list[str] = []
+        cluster.world.on_publish(
+            lambda node, subject, *rest: asked.append(subject) if ".borrow." in subject else None
+        )
+        await submit_to(cluster, "c2", 50)
+        await pass_time(1.0)
+        assert 4 <= len(asked) <= 55, "with each beat at least, and at most every 20 ms"
+
+    on_cluster(scenario, settings=BASE)
+
+
+def keys_of(shard: int, count: int) -> list[str]:
+    """Idempotency keys whose items go to this one of two shards."""
+    keys = (f"n{number}" for number in range(1000))
+    return [key for key in keys if jump_hash(stable_hash(key), 2) == shard][:count]
+
+
+async def until_soon(condition: Callable[[], object]) -> None:
+    """As `until`, looking every 0.1 ms."""
+    async with asyncio.timeout(10.0):
+        while not condition():  # noqa: ASYNC110 - a condition of any kind, in virtual time
+            await asyncio.sleep(0.0001)  # virtual time
