@@ -23,11 +23,31 @@ _pulse = msgspec.json.Decoder(Pulse)
 LOOK_S = 0.01
 
 
+#: Clocks of event loops may be behind by as much.
+COARSE_S = 0.01
+
+
 class _Refused(Struct):
     error: ErrorBody
 
 
 _refused = msgspec.json.Decoder(_Refused)
+
+
+class Stopwatch:
+    """How long something takes, to less than the milliseconds that event loops count in.
+
+    The wall clock tells, unless it was set meanwhile.
+    """
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._clock, self._wall = clock, wall
+        self._began, self._began_wall = clock(), wall()
+
+    def took_s(self) -> float:
+        """Since it was made."""
+        roughly, finely = self._clock() - self._began, self._wall() - self._began_wall
+        return finely if finely > 0 and abs(finely - roughly) < COARSE_S else roughly
 
 
 class Prober:
@@ -44,12 +64,14 @@ class Prober:
         health: Health,
         router: str,
         live: Callable[[], dict[str, Beat]],
+        wall: Callable[[], float],
     ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._health = health
         self._probe = _encode(Probe(router))
         self._live = live
+        self._wall = wall
         self._clock = asyncio.get_running_loop().time
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -82,7 +104,7 @@ class Prober:
 
     async def _ask(self, name: str, instance: str) -> None:
         subject = self._subjects.coordinator(name, "health", self._bus.sender)
-        health, began = self._health, self._clock()
+        health, stopwatch = self._health, Stopwatch(self._clock, self._wall)
         was = health.healthy(name)
         try:
             reply = await self._bus.request(subject, self._probe, health.timeout_s)
@@ -94,7 +116,7 @@ class Prober:
             health.not_asked(name)  # it is our connection that is lost, not the coordinator
         else:
             ready, why = _read(reply.data)
-            health.answered(name, instance, self._clock() - began, ready=ready, why=why)
+            health.answered(name, instance, stopwatch.took_s(), ready=ready, why=why)
         if health.healthy(name) != was:
             say = log.warning if was else log.info
             now = "unhealthy" if was else "healthy again"

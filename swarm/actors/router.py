@@ -73,7 +73,7 @@ class Router(Actor):
         if settings.routing_enabled:
             rules = parse_rules(settings.routing_rules, settings.routing_key)
             self.routing.set_rules(rules, version=0)
-        self._prober = Prober(bus, self._subjects, health, self.id, self._live)
+        self._prober = Prober(bus, self._subjects, health, self.id, self._live, self._runtime.wall)
         self._subscriptions: list[Subscription] = []
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0

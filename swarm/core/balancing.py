@@ -49,8 +49,9 @@ class _Sent(Struct):
     sessions: int = 0
     counted: int = 0
     sent_at: float = 0.0
-    #: Submissions sent since its latest beat.
+    #: Submissions sent since its latest beat, and in all.
     requests: int = 0
+    requests_ever: int = 0
 
 
 class Balancer:
@@ -110,7 +111,9 @@ class Balancer:
         """
         chosen = self._choose("request", sorted(names), live, now, rule)
         if chosen is not None:
-            self._of(chosen, live, now).requests += 1
+            sent = self._of(chosen, live, now)
+            sent.requests += 1
+            sent.requests_ever += 1
         return chosen
 
     def number(self, name: str) -> int:
@@ -134,7 +137,8 @@ class Balancer:
             return chosen
         costs = self._costs(kind, names, live, now)
         assert len(costs) == len(names), "one each"
-        return min(names, key=lambda name: (costs[name], self._tie(name)))
+        ever = self._requests_ever if kind == "request" else lambda _: 0
+        return min(names, key=lambda name: (costs[name], ever(name), self._tie(name)))
 
     def _costs(
         self, kind: str, names: list[str], live: Mapping[str, Beat], now: float
@@ -198,6 +202,9 @@ class Balancer:
         if name not in self._sent:
             self.heard(live[name], now)
         return self._sent[name]
+
+    def _requests_ever(self, name: str) -> int:
+        return self._sent[name].requests_ever
 
     def _tie(self, name: str) -> int:
         if name not in self._ties:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from swarm.actors.actor import Actor
+from swarm.actors.probing import Stopwatch
 from swarm.actors.router import Router
 from swarm.config import Settings
 from swarm.errors import Refusal
@@ -149,6 +150,20 @@ def test_an_earlier_version_that_does_not_know_probes_is_healthy() -> None:
 
 def _unknown_verb(*_: object) -> None:
     raise Refusal("bad_request", "unknown verb 'health'; a coordinator knows submit, attach")
+
+
+def test_the_time_of_an_answer_is_told_finely_unless_the_clock_is_set() -> None:
+    loop, wall = [5.0], [1000.0]
+    stopwatch = Stopwatch(lambda: loop[0], lambda: wall[0])
+    wall[0] += 0.0004
+    assert stopwatch.took_s() == pytest.approx(0.0004), "the loop's clock stands still"
+    loop[0] += 0.003
+    wall[0] += 0.0024
+    assert stopwatch.took_s() == pytest.approx(0.0028)
+    wall[0] += 3600.0
+    assert stopwatch.took_s() == pytest.approx(0.003)
+    wall[0] -= 7200.0
+    assert stopwatch.took_s() == pytest.approx(0.003)
 
 
 # --- strategies: one slow, one loaded, one dead, one that joins --------------------------------

@@ -95,6 +95,16 @@ def test_submissions_are_shared_too_and_begin_anew_with_each_beat() -> None:
     assert desk.submissions(4) == {"c1": 2, "c2": 2}
 
 
+def test_submissions_that_come_one_by_one_do_not_all_go_to_the_same_one() -> None:
+    desk = Desk(beats(c1=2, c2=2, c3=2))
+    found = []
+    for _ in range(12):
+        found += desk.submissions(1)
+        for name in ("c1", "c2", "c3"):
+            desk.beat(name, sessions=2)
+    assert Counter(found) == {"c1": 4, "c2": 4, "c3": 4}
+
+
 def test_what_a_beat_counts_is_not_counted_twice_nor_lost() -> None:
     desk = Desk(beats(c1=0, c2=0))
     assert desk.agents(20) == {"c1": 10, "c2": 10}
