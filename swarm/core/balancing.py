@@ -36,8 +36,13 @@ LB_STRATEGIES = ("least_connections", "round_robin", "response_time")
 
 #: What has been sent and is not counted by any beat after this long is lost, or forgotten.
 SETTLE_S = 5.0
+#: A guess at the loads is used again for this long, unless a beat or an agent has come.
+GUESS_S = 0.1
 #: Response times below this are alike: what is less is chance.
 ALIKE_S = 0.002
+
+
+NO_GUESS: tuple[float, list[str], dict[str, float]] = (0.0, [], {})
 
 
 class _Sent(Struct):
@@ -79,6 +84,8 @@ class Balancer:
         #: Whose turn was the last: of agents, of submissions, and of those of each rule.
         self._last: dict[str, str] = {}
         self._ties: dict[str, int] = {}
+        #: The latest guess at the loads: when, of whom, and what.
+        self._guessed: tuple[float, list[str], dict[str, float]] = NO_GUESS
 
     def heard(self, beat: Beat, now: float) -> None:
         """The latest beat of a coordinator."""
@@ -87,6 +94,7 @@ class Balancer:
         sent = self._sent.get(beat.coordinator)
         if sent is None or sent.instance != beat.instance:
             sent = self._sent[beat.coordinator] = _Sent(beat.instance, now)
+        self._guessed = NO_GUESS
         sent.requests = 0
         sent.counted = max(sent.counted, min(sent.sessions, beat.routed.get(self.me, 0)))
         assert sent.counted <= sent.sessions, "nothing was counted that was not sent"
@@ -100,6 +108,7 @@ class Balancer:
             sent = self._of(chosen, live, now)
             sent.sessions += 1
             sent.sent_at = now
+            self._guessed = NO_GUESS
         return chosen
 
     def request(
@@ -137,30 +146,37 @@ class Balancer:
             return chosen
         costs = self._costs(kind, names, live, now)
         assert len(costs) == len(names), "one each"
+        least = min(costs.values())
+        equal = [name for name in names if costs[name] == least]
+        if len(equal) == 1:
+            return equal[0]
         ever = self._requests_ever if kind == "request" else lambda _: 0
-        return min(names, key=lambda name: (costs[name], ever(name), self._tie(name)))
+        return min(equal, key=lambda name: (ever(name), self._tie(name)))
 
     def _costs(
         self, kind: str, names: list[str], live: Mapping[str, Beat], now: float
     ) -> dict[str, float]:
         loads = self._loads(names, live, now)
+        sent = self._sent
         if self.strategy == "least_connections":
             if kind == "session":
                 return loads
-            return {name: loads[name] + self._of(name, live, now).requests for name in names}
+            return {name: loads[name] + sent[name].requests for name in names}
         assert self.strategy == "response_time", "the others are above"
         # How long one more of its kind would take there: so each gets its share of them.
         times = self._times(names)
         if kind == "session":
             return {name: times[name] * (1 + loads[name]) for name in names}
-        return {name: times[name] * (1 + self._of(name, live, now).requests) for name in names}
+        return {name: times[name] * (1 + sent[name].requests) for name in names}
 
     def _times(self, names: list[str]) -> dict[str, float]:
         """Response times; of who has not been measured yet, the middle one of the others."""
-        known = {name: max(ALIKE_S, self._response_s(name)) for name in names}
-        measured = sorted(known[name] for name in names if self._response_s(name) > 0)
+        found = {name: self._response_s(name) for name in names}
+        measured = sorted(max(ALIKE_S, time_s) for time_s in found.values() if time_s > 0)
         middle = measured[len(measured) // 2] if measured else ALIKE_S
-        return {name: known[name] if self._response_s(name) > 0 else middle for name in names}
+        return {
+            name: max(ALIKE_S, time_s) if time_s > 0 else middle for name, time_s in found.items()
+        }
 
     def _loads(self, names: list[str], live: Mapping[str, Beat], now: float) -> dict[str, float]:
         """Agents at each, as far as can be guessed.
@@ -168,6 +184,15 @@ class Balancer:
         An empty newcomer would get every agent that comes until it has as many as the
         others: so at first it counts as having as many, and less of this with time.
         """
+        at, known, loads = self._guessed
+        # Submissions change nothing of it, and there may be many between two beats.
+        if known == names and 0 <= now - at < GUESS_S:
+            return loads
+        loads = self._guess(names, live, now)
+        self._guessed = (now, names, loads)
+        return loads
+
+    def _guess(self, names: list[str], live: Mapping[str, Beat], now: float) -> dict[str, float]:
         newness = {name: self._newness(name, live, now) for name in names}
         settled = [live[name].sessions for name in names if not newness[name]]
         mean = sum(settled) / len(settled) if settled else 0.0
