@@ -248,6 +248,8 @@ class Node:
             settings = self.plan.settings
             soft = settings.storage_soft_limit
             await figures.ask_all(shown, self._bus, settings.prefix, soft)
+        if self.router is not None:
+            shown.routing = self.router.report()
         return render(shown), CONTENT_TYPE
 
     def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:
