@@ -78,6 +78,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("<p>.describe.<sender>", "client", "router", "Describe", ["Description"]),
     Route("<p>.attach.<agent>", "agent", "router", "Attach", ["Attached"]),
     Route("<p>.coordinator.<id>.next.<agent>", "agent", "coordinator", "Next"),
+    Route("<p>.coordinator.<id>.recall.<sender>", "agent", "coordinator", "Recall", ["Recalled"]),
     Route("<p>.heartbeat.<agent>", "agent", "coordinator", "Heartbeat"),
     Route("<p>.agent.<agent>.<session>.work", "coordinator", "agent", "Work"),
     Route("<p>.agent.<agent>.<session>.control", "coordinator", "agent", "Control"),

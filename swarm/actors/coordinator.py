@@ -105,6 +105,8 @@ class Coordinator(Actor):
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
+        #: Where its process answers HTTP, for its beats; set before the start.
+        self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
 
@@ -339,6 +341,7 @@ class Coordinator(Actor):
             draining=self.draining,
             standby=self._shards.standbys.behind(),
             storage=round(self.storage.part, 3),
+            http=self.http,
         )
 
     def _look_around(self) -> None:
@@ -363,6 +366,7 @@ _HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
     "submit": lambda self, message, sender: self._intake.on_submit(message, sender),
     "attach": lambda self, message, sender: self._intake.on_attach(message, sender),
     "next": lambda self, message, sender: self._intake.on_next(message, sender),
+    "recall": lambda self, message, sender: self._intake.on_recall(message, sender),
     "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
     "attached": lambda self, message, sender: self._intake.on_attached(message, sender),
     "handoff": lambda self, message, sender: self._handoffs.on_handoff(message, sender),

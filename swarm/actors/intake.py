@@ -19,7 +19,7 @@ from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
 from swarm.core.admission import admit
 from swarm.core.checks import command_text_bytes
-from swarm.core.decide import VERB
+from swarm.core.decide import VERB, claim_session
 from swarm.core.sessions import Sessions
 from swarm.errors import Refusal
 from swarm.messages import (
@@ -30,6 +30,8 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
+    Recall,
+    Recalled,
     ShardMap,
     Submit,
     SubmitReply,
@@ -44,6 +46,7 @@ _attach = msgspec.json.Decoder(Attach)
 _next = msgspec.json.Decoder(Next)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _attention = msgspec.json.Decoder(Attention)
+_recall = msgspec.json.Decoder(Recall)
 
 #: Refused items answered in one message: each comes with a sentence.
 REFUSED_PAGE = 100
@@ -147,6 +150,15 @@ class Intake:
         refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
         ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
         self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
+
+    def on_recall(self, message: Message, sender: str) -> None:
+        recall: Recall = decode_body(_recall, message.data)
+        session = claim_session(recall.command_id)
+        # A hint only, as it may tell of what is not durable yet: the shard itself answers the
+        # claim, in its turn.
+        held = [worker.number for worker in self._shards if worker.knows(sender, session)]
+        if message.reply:
+            self._say(message.reply, _encode(Recalled(self._shards.owned(), held)))
 
     def on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)

@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "work": ("swarm.cli.work", "look at work items, and manage them"),
     "dead": ("swarm.cli.dead", "dead items: list them, bring them back"),
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
+    "health": ("swarm.cli.health", "whether every coordinator is alive and ready"),
     "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),
     "heartbeat": ("swarm.cli.shell", "keep a claimed item"),

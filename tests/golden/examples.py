@@ -159,6 +159,7 @@ RICH_BEAT = m.Beat(
     standby={"1": 0.25, "5": -1.0},
     leaving=True,
     storage=0.125,
+    http="coordinator-1:4000",
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 STATS = m.ShardStats(
@@ -227,6 +228,8 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "ShardStats": (STATS, FULL_STATS),
     # agents
     "Claim": (m.Claim(COMMAND, ["feature"]), m.Claim(COMMAND, ["feature", "review"], 3600.0, 1)),
+    "Recall": (m.Recall(COMMAND), m.Recall(COMMAND)),
+    "Recalled": (m.Recalled([]), m.Recalled([0, 3], [3])),
     "Complete": (
         m.Complete(COMMAND, "3-17", TOKEN),
         m.Complete(COMMAND, "3-17", TOKEN, Raw(b'{"words":[2,{"a":"\\u00e4"}]}'), 1),
