@@ -16,7 +16,8 @@ CAN_MAKE_VENV := import ensurepip, venv
 
 # Programs that some tests run, each with its Debian package: ip cuts links.  RUNLEVEL=1 keeps
 # apt from starting daemons; the tests start what they need.
-PARTS := ip:iproute2 nginx:nginx-light dnsmasq:dnsmasq-base etcd:etcd-server curl:curl
+PARTS := ip:iproute2 nginx:nginx-light dnsmasq:dnsmasq-base etcd:etcd-server curl:curl \
+	openssl:openssl
 
 ARGS ?=
 SEED ?= 1

@@ -49,7 +49,8 @@ def failing(whom: str) -> Iterator[None]:
 
 def said_of(error: Exception) -> str:
     """What went wrong with asking somebody, for people."""
-    if isinstance(error, aiohttp.ClientConnectorError):
+    tls = isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
+    if isinstance(error, aiohttp.ClientConnectorError) and not tls:
         return f"cannot connect to {error.host}:{error.port}"
     return str(error) or type(error).__name__
 

@@ -88,10 +88,16 @@ class Discovery:
                         self._set(
                             MemberSet(self.current.source, members, as_of=self._runtime.wall())
                         )
+                continue
             except DiscoveryFailed as failure:
-                self._set(structs.replace(self.current, stale=True, why=str(failure)))
-                await asyncio.sleep(pause_s * (0.5 + 0.5 * self._runtime.rng.random()))
-                pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+                why = str(failure)
+            except Exception as defect:
+                # Ours, but the last known ones must not look fresh for ever.
+                log.exception("discovery failed", source=self.current.source)
+                why = f"{self.current.source}: {type(defect).__name__}: {defect}"
+            self._set(structs.replace(self.current, stale=True, why=why))
+            await asyncio.sleep(pause_s * (0.5 + 0.5 * self._runtime.rng.random()))
+            pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
 
     def _set(self, known: MemberSet) -> None:
         before, self.current = self.current, known

@@ -291,6 +291,7 @@ class Node:
 
         count = self._map.shard_count if self._map is not None else 0
         shown = figures.of_swarm(self.live, count)
+        shown.found = self._discovery.current if self._discovery is not None else None
         if self.coordinator is not None:
             figures.add_own(shown, self.coordinator)
         elif self.plan.for_all and self._bus is not None:

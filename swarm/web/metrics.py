@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from swarm.discovery.base import MemberSet
 from swarm.messages import Beat, ShardStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -62,6 +63,8 @@ class Figures(Struct):
     coordinators: list[Beat] = []
     #: None: this node does not look at it.
     storage: Fullness | None = None
+    #: The coordinators that discovery has found.
+    found: MemberSet | None = None
 
 
 def render(figures: Figures) -> bytes:
@@ -80,6 +83,7 @@ class _Shown(Collector):
         yield from _of_shards(self._figures.shards)
         yield from _of_swarm(self._figures)
         yield from _of_storage(self._figures.storage)
+        yield from _of_discovery(self._figures.found)
 
 
 def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
@@ -156,3 +160,22 @@ def _of_storage(storage: Fullness | None) -> Iterator[Metric]:
         "Whether submits are refused because there is little room left",
         value=storage.nearly_full,
     )
+
+
+def _of_discovery(found: MemberSet | None) -> Iterator[Metric]:
+    if found is None:
+        return
+    members = GaugeMetricFamily(
+        "swarmsh_discovered_coordinators",
+        "Coordinators that COORDINATOR_DISCOVERY has found",
+        labels=["source"],
+    )
+    members.add_metric([found.source], len(found.members))
+    yield members
+    stale = GaugeMetricFamily(
+        "swarmsh_discovery_stale",
+        "Whether discovery does not answer, so that the last known ones are in use",
+        labels=["source"],
+    )
+    stale.add_metric([found.source], found.stale)
+    yield stale

@@ -8,6 +8,7 @@ concepts: efficient detection of changes" and the EndpointSlice v1 reference.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ class Fake:
     def __init__(self) -> None:
         self._runner: web.AppRunner | None = None
         self.port = 0
+        #: With one, it speaks TLS.
+        self.tls: ssl.SSLContext | None = None
         self.asked: list[web.Request] = []
         #: Answers with this status instead; 0: as it should.
         self.fail_with = 0
@@ -29,7 +32,7 @@ class Fake:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def routes(self, app: web.Application) -> None:
         raise NotImplementedError
@@ -39,7 +42,10 @@ class Fake:
         self.routes(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls
+        )
+        await site.start()
         self.port = self._runner.addresses[0][1]
 
     async def down(self) -> None:

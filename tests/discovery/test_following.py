@@ -37,6 +37,8 @@ class Scripted:
         self.asked += 1
         while True:
             said = await self.said.get()
+            if said == "a defect":
+                raise KeyError(said)
             if isinstance(said, str):
                 raise DiscoveryFailed(said)
             yield said
@@ -62,6 +64,24 @@ async def test_the_last_known_stay_in_use_and_are_visibly_stale() -> None:
     assert (back.members, back.stale, back.why) == ([ONE], False, "")
     assert backend.asked == 2
     await discovery.stop()
+    await discovery.stop()
+
+
+async def test_a_defect_of_ours_is_visible_too() -> None:
+    backend = Scripted()
+    discovery = Discovery(backend, pause_first_s=0.01)
+    await discovery.start()
+    backend.said.put_nowait([ONE])
+    first = await discovery.first(5.0)
+    backend.said.put_nowait("a defect")
+    stale = await discovery.after(first)
+    assert (stale.members, stale.stale, stale.why) == (
+        [ONE],
+        True,
+        "scripted: KeyError: 'a defect'",
+    )
+    backend.said.put_nowait([ONE])
+    assert not (await discovery.after(stale)).stale
     await discovery.stop()
 
 

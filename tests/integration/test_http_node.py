@@ -89,6 +89,9 @@ async def test_members_are_who_beats_with_their_addresses(
         assert status == 200
         assert (shown["source"], shown["stale"]) == ("nats", False)
         assert shown["members"] == [{"name": NAME, "host": "127.0.0.1", "port": port}]
+        metrics = (await node.metrics())[0].decode()
+        assert 'swarmsh_discovered_coordinators{source="nats"} 1.0' in metrics
+        assert 'swarmsh_discovery_stale{source="nats"} 0.0' in metrics
 
 
 async def test_an_address_for_others_is_announced(

@@ -301,6 +301,30 @@ async def test_what_is_too_large_is_refused_before_it_is_sent() -> None:
         assert "the batch has" in answer.body["error"]["message"]
 
 
+async def test_what_is_no_http_hangs_and_breaks_nothing(http: HttpWorld) -> None:
+    port = int(http.fronts[0].url.rpartition(":")[2])
+    for sent in (
+        b"\x00\xff\x00 garbage\r\n\r\n",
+        b"GET /v1/id HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"POST /v1/submit HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/submit HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            status = await reader.readline()
+            rest = await reader.read(4000)
+        assert b" 400 " in status, (sent[:40], status)
+        assert b"Traceback" not in rest
+        writer.close()
+    # Whoever hangs up in the middle leaves nothing behind.
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/submit HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    assert (await http.get("/v1/id")).status == 200
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(
     http: HttpWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
