@@ -155,6 +155,7 @@ class _Why(Struct):
 def _by_beat(beat: Beat) -> Found:
     """Of one that answers no HTTP: it beats, so it is alive."""
     why = [f"shard {shard} cannot be opened: {reason}" for shard, reason in beat.closed.items()]
+    why += beat.alarms
     if beat.draining:
         why.append("it is about to leave")
     return Found(beat.coordinator, "", healthy=True, ready=not why, why=why)

@@ -147,10 +147,12 @@ def test_by_nats_beats_tell_of_those_without_http(
 
 def test_a_beat_tells_what_hinders() -> None:
     beat = Beat("c1", "i", 2, 1, closed={"3": "entry 7 cannot be decoded"}, draining=True)
+    beat.alarms = ["the shared state is gone"]
     found = health._by_beat(beat)
     assert (found.healthy, found.ready) == (True, False)
     assert found.why == [
         "shard 3 cannot be opened: entry 7 cannot be decoded",
+        "the shared state is gone",
         "it is about to leave",
     ]
 
