@@ -7,6 +7,8 @@ idempotency key of each item that has none of its own: ``key`` for a single item
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from msgspec import Raw
 
@@ -14,7 +16,7 @@ from swarm.actors.requests import decode_body
 from swarm.core.admission import check_item
 from swarm.core.ids import is_uuid7
 from swarm.errors import Refusal, SwarmError
-from swarm.messages import ErrorBody, Submit, SubmitReply, SubmitResult
+from swarm.messages import ErrorBody, NewItem, Submit, SubmitReply, SubmitResult
 from swarm.sdk.calls import ATTEMPT_S, Calls
 from swarm.sdk.submitting import SubmitBatch
 from swarm.subjects import MIXED
@@ -63,7 +65,10 @@ def read(body: bytes, key: str, calls: Calls) -> Submit:
 async def submit(calls: Calls, command: Submit, deadline: float) -> SubmitReply:
     """What became of each item, in order."""
     exchange = SubmitBatch(command)
-    subject = calls.subjects.submit(_work_type(command.items), calls.sender)
+    # Routers look at the subject only.
+    types = {item.work_type for item in _checked(command.items)}
+    work_type = types.pop() if len(types) == 1 else MIXED
+    subject = calls.subjects.submit(work_type, calls.sender)
     await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
     results = []
     for index in range(len(command.items)):
@@ -87,15 +92,13 @@ def _with_key(raw: Raw, key: str) -> Raw:
     return Raw(msgspec.json.encode(item))
 
 
-def _work_type(items: list[Raw]) -> str:
-    """What the subject says of the batch, for routing: the type of all of them, or mixed."""
-    types = set()
+def _checked(items: list[Raw]) -> list[NewItem]:
+    """Those that are items; the others will be refused by a coordinator, one by one."""
+    found = []
     for raw in items:
-        try:
-            types.add(check_item(raw, len(memoryview(raw)) + 1024)[0].work_type)
-        except Refusal:
-            types.add(MIXED)  # to be refused by the coordinator
-    return types.pop() if len(types) == 1 else MIXED
+        with contextlib.suppress(Refusal):  # as said
+            found.append(check_item(raw, len(memoryview(raw)))[0])
+    return found
 
 
 def _error(error: SwarmError) -> ErrorBody:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from swarm.core.ids import uuid7
+from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import REFUSAL_CODES
 from swarm.messages import ShardStats
 from swarm.web import api, bodies, statuses
@@ -85,6 +86,20 @@ async def test_a_submit_that_comes_twice_is_stored_once(http: HttpWorld, kind: s
     assert len(set(ids[0])) == 5
     stats = (await http.swarm.stats()).values()
     assert sum(one.submitted for one in stats if isinstance(one, ShardStats)) == 5
+
+
+@pytest.mark.parametrize("distribution", SHARD_DISTRIBUTIONS)
+@pytest.mark.parametrize("shard_key", SHARD_KEYS)
+async def test_however_items_are_placed_a_key_is_known_again(
+    shard_key: str, distribution: str
+) -> None:
+    async with running(shard_key=shard_key, distribution=distribution) as http:
+        items = {"items": [{"work_type": "text", "payload": number} for number in range(9)]}
+        for key in ("order", http.id()):
+            answers = [
+                await http.post("/v1/submit", items, key=key, front=front) for front in (0, 1)
+            ]
+            assert answers[0].body["results"] == answers[1].body["results"]
 
 
 @pytest.mark.parametrize("kind", ["text", "uuid"])

@@ -50,9 +50,14 @@ class Answer(NamedTuple):
 class HttpWorld:
     """Coordinators, a router, and some HTTP fronts, each with a connection of its own."""
 
-    def __init__(self, max_payload: int = 1024 * 1024) -> None:
+    def __init__(
+        self,
+        max_payload: int = 1024 * 1024,
+        shard_key: str = "hash",
+        distribution: str = "consistent_hash",
+    ) -> None:
         self.world = MemoryWorld.on_wall_clock(max_payload=max_payload)
-        self.map = ShardMap(1, SETTINGS.shard_count, "hash", "consistent_hash", ["c1", "c2"])
+        self.map = ShardMap(1, SETTINGS.shard_count, shard_key, distribution, ["c1", "c2"])
         self.coordinators: dict[str, Coordinator] = {}
         self.router = Router(self.world.connect("r1"), SETTINGS, self.map)
         self.swarm = Swarm(self.world.connect("me"))
