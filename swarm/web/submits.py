@@ -96,7 +96,8 @@ def _checked(items: list[Raw]) -> list[NewItem]:
     """Those that are items; the others will be refused by a coordinator, one by one."""
     found = []
     for raw in items:
-        with contextlib.suppress(Refusal):  # as said
+        # A coordinator will say what is wrong with it.
+        with contextlib.suppress(Refusal):
             found.append(check_item(raw, len(memoryview(raw)))[0])
     return found
 
