@@ -1,0 +1,300 @@
+"""`python -m bench.profile`: CPU time an item takes in our process, found in seconds.
+
+The shipped coordinator with its shard workers, bus and NATS client, in one process with a
+stand-in for the server (`bench.stand_in`) and a load whose time is not counted.  So there
+is no socket and no kernel in these figures, and nothing in them waits: they are for
+comparing before with after, and for finding out where the time goes (`--top`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import io
+import pstats
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from statistics import median
+
+import msgspec
+from msgspec import Raw
+
+from bench.ours import CLIENT, COORDINATOR, Ids
+from bench.plan import BATCH, ITEMS, WORK_TYPE
+from bench.stand_in import StandInBus
+from swarm.actors import shard_map
+from swarm.actors.coordinator import Coordinator
+from swarm.config import Settings
+from swarm.hosting.logs import configure_logs
+from swarm.hosting.process import run as run_loop
+from swarm.messages import (
+    Attach,
+    Attached,
+    Complete,
+    Heartbeat,
+    ItemCommand,
+    Next,
+    Submit,
+    SubmitReply,
+    Work,
+)
+from swarm.subjects import Subjects
+
+PREFIX = "swarm"
+READY_S = 20.0
+#: Of the agents whose turn it is, so many speak at once: about what one round takes in.
+AT_ONCE = 64
+
+_encode = msgspec.json.Encoder().encode
+_work = msgspec.json.Decoder(Work)
+_attached = msgspec.json.Decoder(Attached)
+_reply = msgspec.json.Decoder(SubmitReply)
+
+
+class Bench:
+    """One coordinator, the stand-in, and the load's side of all messages."""
+
+    def __init__(self, shards: int) -> None:
+        self._settings = Settings(
+            prefix=PREFIX, shard_count=shards, coordinators=[COORDINATOR], parallel_workers=1
+        )
+        self._subjects = Subjects(PREFIX)
+        self._ids = Ids()
+        self._bus: StandInBus
+        self._coordinator: Coordinator
+        self.profiler: cProfile.Profile | None = None
+        #: CPU seconds of our side in `_exchange`.
+        self.ours_s = 0.0
+
+    async def start(self) -> None:
+        """Return once all shards are open."""
+        self._bus = await StandInBus.make(COORDINATOR, PREFIX)
+        map_ = await shard_map.agree(self._bus, self._settings)
+        self._coordinator = Coordinator(self._bus, self._settings, COORDINATOR, map_)
+        await self._coordinator.start()
+        async with asyncio.timeout(READY_S):
+            while len(self._coordinator.owned) < self._settings.shard_count:
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        await self._coordinator.stop()
+        await self._bus.close()
+
+    async def _exchange(self, frames: list[bytes], answers: int) -> list[tuple[bytes, bytes]]:
+        wire = self._bus.wire
+        data = b"".join(frames)
+        before = time.thread_time() - wire.own_s
+        if self.profiler is not None:
+            self.profiler.enable()
+        said = await wire.exchange(data, answers)
+        if self.profiler is not None:
+            self.profiler.disable()
+        self.ours_s += time.thread_time() - wire.own_s - before
+        return said
+
+    # --- what the load does ---
+
+    async def submit(self, batches: int, at_once: int = 4) -> None:
+        """Requests of `BATCH` items each."""
+        subject = self._subjects.coordinator(COORDINATOR, "submit", CLIENT)
+        items = [Raw(item) for item in ITEMS]
+        for start in range(0, batches, at_once):
+            frames = []
+            for _ in range(min(at_once, batches - start)):
+                body = _encode(Submit(items, self._ids.new()))
+                frames.append(self._bus.wire.frame(subject, body, f"_INBOX.{CLIENT}.s"))
+            missing = len(frames) * BATCH
+            while missing:
+                for _, data in await self._exchange(frames, 1):
+                    missing -= len(_reply.decode(data).results)
+                frames = []
+
+    async def attach(self, agents: int) -> list[Agent]:
+        """So many sessions."""
+        found = []
+        body = _encode(Attach([WORK_TYPE], 1000))
+        for number in range(agents):
+            name = f"agent-{number}"
+            subject = self._subjects.coordinator(COORDINATOR, "attach", name)
+            frame = self._bus.wire.frame(subject, body, f"_INBOX.{name}.a")
+            ((_, data),) = await self._exchange([frame], 1)
+            found.append(Agent(name, _attached.decode(data).session, self._subjects))
+        return found
+
+    async def drain(self, agents: list[Agent], slots: int, items: int) -> int:
+        """Claim and complete `items` items; returns how many messages that took."""
+        by_subject = {agent.work_subject: agent for agent in agents}
+        turn = list(agents)
+        given = acknowledged = messages = 0
+        while acknowledged < items:
+            frames = []
+            for agent in turn[:AT_ONCE]:
+                body = agent.next(self._ids, min(slots, items - given))
+                given += min(slots, items - given)
+                frames.append(self._bus.wire.frame(agent.next_subject, body))
+            messages += len(frames)
+            turn = turn[AT_ONCE:]
+            # Shards answer apart: an agent has its turn when it has all that it waits for.
+            for subject, data in await self._exchange(frames, 1 if frames or not turn else 0):
+                agent = by_subject.get(subject.decode())
+                if agent is None:
+                    continue  # a beat, which nobody hears
+                acknowledged += agent.hear(_work.decode(data))
+                if not agent.waits_for:
+                    turn.append(agent)
+        return messages
+
+    async def beat(self, agents: list[Agent], rounds: int) -> int:
+        """Heartbeats of agents that have nothing to do; returns how many."""
+        for _ in range(rounds):
+            frames = [self._bus.wire.frame(agent.beat_subject, agent.beat()) for agent in agents]
+            # The answer to an attach follows them through the mailbox.
+            subject = self._subjects.coordinator(COORDINATOR, "attach", "last")
+            body = _encode(Attach([WORK_TYPE], session="s1"))
+            frames.append(self._bus.wire.frame(subject, body, "_INBOX.last.a"))
+            await self._exchange(frames, 1)
+        return rounds * len(agents)
+
+
+class Agent:
+    """One agent session."""
+
+    def __init__(self, name: str, session: str, subjects: Subjects) -> None:
+        self.name = name
+        self.session = session
+        self.work_subject = subjects.agent_work(name, session)
+        self.next_subject = subjects.coordinator(COORDINATOR, "next", name)
+        self.beat_subject = subjects.heartbeat(name)
+        self._held: list[tuple[str, str]] = []
+        self._number = self._received = 0
+        #: Assignments and acknowledgements that are to come.
+        self.waits_for = 0
+
+    def next(self, ids: Ids, wanted: int) -> bytes:
+        """Complete all that it holds, ask for `wanted`."""
+        done: list[ItemCommand] = [Complete(ids.new(), name, token) for name, token in self._held]
+        self.waits_for = len(done) + wanted
+        self._number += 1
+        self._held.clear()
+        return _encode(Next(self.session, self._number, wanted, self._received, done))
+
+    def hear(self, work: Work) -> int:
+        """Take work; returns how many completions were acknowledged."""
+        for ack in work.acks:
+            assert ack.error is None, f"refused: {ack.error}"
+        self._held += [(one.work_item_id, one.token) for one in work.items]
+        self._received += len(work.items)
+        self.waits_for -= len(work.items) + len(work.acks)
+        return len(work.acks)
+
+    def beat(self) -> bytes:
+        """Its heartbeat."""
+        return _encode(
+            Heartbeat(
+                self.session,
+                COORDINATOR,
+                self._number,
+                0,
+                [WORK_TYPE],
+                self._received,
+                list(self._held),
+            )
+        )
+
+
+async def _submit(bench: Bench, items: int) -> int:
+    await bench.submit(2)
+    bench.ours_s = 0.0
+    await bench.submit(items // BATCH)
+    return items // BATCH * BATCH
+
+
+async def _drain(bench: Bench, agents: int, slots: int, items: int, queued: int = 0) -> int:
+    await bench.submit((items + queued) // BATCH + 2)
+    attached = await bench.attach(agents)
+    await bench.drain(attached, slots, agents * slots)
+    bench.ours_s = 0.0
+    await bench.drain(attached, slots, items)
+    return items
+
+
+async def _beat(bench: Bench, agents: int, rounds: int) -> int:
+    attached = await bench.attach(agents)
+    await bench.beat(attached, 1)
+    bench.ours_s = 0.0
+    return await bench.beat(attached, rounds)
+
+
+#: Name: (shards, what is done; it returns the number of items that its time is for).
+WORKLOADS: dict[str, tuple[int, Callable[[Bench], Awaitable[int]]]] = {
+    "submit": (1, lambda bench: _submit(bench, 60_000)),
+    "submit, 16 shards": (16, lambda bench: _submit(bench, 60_000)),
+    "one at a time, 200 agents": (1, lambda bench: _drain(bench, 200, 1, 20_000)),
+    "one at a time, 200 agents, 16 shards": (16, lambda bench: _drain(bench, 200, 1, 20_000)),
+    "one at a time, 200 agents, 300,000 queued": (
+        1,
+        lambda bench: _drain(bench, 200, 1, 20_000, 300_000),
+    ),
+    "in tens, 100 agents": (1, lambda bench: _drain(bench, 100, 10, 40_000)),
+    "in tens, 100 agents, 16 shards": (16, lambda bench: _drain(bench, 100, 10, 40_000)),
+    "heartbeat, 1,000 idle agents": (1, lambda bench: _beat(bench, 1000, 20)),
+    "heartbeat, 1,000 idle agents, 16 shards": (16, lambda bench: _beat(bench, 1000, 20)),
+}
+
+
+async def _measure(name: str, profiler: cProfile.Profile | None) -> float:
+    """CPU microseconds an item."""
+    shards, work = WORKLOADS[name]
+    bench = Bench(shards)
+    await bench.start()
+    try:
+        bench.profiler = profiler
+        items = await work(bench)
+    finally:
+        await bench.stop()
+    return 1e6 * bench.ours_s / items
+
+
+async def _all(names: list[str], rounds: int, top: int) -> None:
+    print(f"{'CPU us an item: least and median of ' + str(rounds):45}  least  median")
+    for name in names:
+        found = []
+        for _ in range(rounds):
+            gc.collect()
+            found.append(await _measure(name, None))
+        print(f"{name:45} {min(found):6.2f}  {median(found):6.2f}", flush=True)
+        if top:
+            print(await _profile(name, top))
+
+
+async def _profile(name: str, top: int) -> str:
+    profiler = cProfile.Profile()
+    await _measure(name, profiler)
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(top)
+    return text.getvalue()
+
+
+def main() -> int:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
+    parser.add_argument("only", nargs="?", default="", help="workloads whose name has this in it")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--top", type=int, default=0, metavar="N", help="and the N functions that take longest"
+    )
+    args = parser.parse_args()
+    names = [name for name in WORKLOADS if args.only in name]
+    if not names:
+        parser.error(f"no workload has {args.only!r} in its name; there are: {', '.join(WORKLOADS)}")
+    configure_logs()
+    run_loop(_all(names, args.rounds, args.top))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
