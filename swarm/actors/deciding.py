@@ -15,7 +15,7 @@ from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
-from swarm.core.work import read_spec, view
+from swarm.core.work import view
 from swarm.errors import NotInMemory, Refusal
 from swarm.messages import (
     Ack,
@@ -276,5 +276,5 @@ class Deciding:
         if item is None or item.hold is None:
             self.leases.end(number)
         elif new_claim:
-            progress_s = read_spec(item.spec).progress_s
+            progress_s = self.shard.progress_s.get(number, 0.0)
             self.leases.start(number, item.hold.lease_s, now, progress_s)
