@@ -13,6 +13,7 @@ import asyncio
 import cProfile
 import gc
 import io
+import logging
 import pstats
 import sys
 import time
@@ -20,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from statistics import median
 
 import msgspec
+import structlog
 from msgspec import Raw
 
 from bench.ours import CLIENT, COORDINATOR, Ids
@@ -28,7 +30,6 @@ from bench.stand_in import StandInBus
 from swarm.actors import shard_map
 from swarm.actors.coordinator import Coordinator
 from swarm.config import Settings
-from swarm.hosting.logs import configure_logs
 from swarm.hosting.process import run as run_loop
 from swarm.messages import (
     Attach,
@@ -45,8 +46,8 @@ from swarm.subjects import Subjects
 
 PREFIX = "swarm"
 READY_S = 20.0
-#: Of the agents whose turn it is, so many speak at once: about what one round takes in.
-AT_ONCE = 64
+#: Messages under way at a time, which a real server would spread over several rounds.
+AT_ONCE = 32
 
 _encode = msgspec.json.Encoder().encode
 _work = msgspec.json.Decoder(Work)
@@ -65,8 +66,10 @@ class Bench:
         self._ids = Ids()
         self._bus: StandInBus
         self._coordinator: Coordinator
+        #: Enabled while our side is at work, once measuring has begun.
         self.profiler: cProfile.Profile | None = None
-        #: CPU seconds of our side in `_exchange`.
+        self._measuring = False
+        #: CPU seconds of our side since then.
         self.ours_s = 0.0
 
     async def start(self) -> None:
@@ -84,15 +87,20 @@ class Bench:
         await self._coordinator.stop()
         await self._bus.close()
 
+    def begin(self) -> None:
+        """What was done until now was to prepare."""
+        self._measuring, self.ours_s = True, 0.0
+
     async def _exchange(self, frames: list[bytes], answers: int) -> list[tuple[bytes, bytes]]:
         wire = self._bus.wire
         data = b"".join(frames)
         before = time.thread_time() - wire.own_s
-        if self.profiler is not None:
-            self.profiler.enable()
+        profiler = self.profiler if self._measuring else None
+        if profiler is not None:
+            profiler.enable()
         said = await wire.exchange(data, answers)
-        if self.profiler is not None:
-            self.profiler.disable()
+        if profiler is not None:
+            profiler.disable()
         self.ours_s += time.thread_time() - wire.own_s - before
         return said
 
@@ -125,19 +133,19 @@ class Bench:
             found.append(Agent(name, _attached.decode(data).session, self._subjects))
         return found
 
-    async def drain(self, agents: list[Agent], slots: int, items: int) -> int:
-        """Claim and complete `items` items; returns how many messages that took."""
+    async def drain(self, agents: list[Agent], slots: int, items: int) -> None:
+        """Claim and complete `items` items."""
         by_subject = {agent.work_subject: agent for agent in agents}
         turn = list(agents)
-        given = acknowledged = messages = 0
+        given = acknowledged = 0
+        at_once = AT_ONCE if self._settings.shard_count == 1 else len(agents)
         while acknowledged < items:
             frames = []
-            for agent in turn[:AT_ONCE]:
+            for agent in turn[:at_once]:
                 body = agent.next(self._ids, min(slots, items - given))
                 given += min(slots, items - given)
                 frames.append(self._bus.wire.frame(agent.next_subject, body))
-            messages += len(frames)
-            turn = turn[AT_ONCE:]
+            turn = turn[at_once:]
             # Shards answer apart: an agent has its turn when it has all that it waits for.
             for subject, data in await self._exchange(frames, 1 if frames or not turn else 0):
                 agent = by_subject.get(subject.decode())
@@ -146,7 +154,6 @@ class Bench:
                 acknowledged += agent.hear(_work.decode(data))
                 if not agent.waits_for:
                     turn.append(agent)
-        return messages
 
     async def beat(self, agents: list[Agent], rounds: int) -> int:
         """Heartbeats of agents that have nothing to do; returns how many."""
@@ -208,7 +215,7 @@ class Agent:
 
 async def _submit(bench: Bench, items: int) -> int:
     await bench.submit(2)
-    bench.ours_s = 0.0
+    bench.begin()
     await bench.submit(items // BATCH)
     return items // BATCH * BATCH
 
@@ -217,7 +224,7 @@ async def _drain(bench: Bench, agents: int, slots: int, items: int, queued: int 
     await bench.submit((items + queued) // BATCH + 2)
     attached = await bench.attach(agents)
     await bench.drain(attached, slots, agents * slots)
-    bench.ours_s = 0.0
+    bench.begin()
     await bench.drain(attached, slots, items)
     return items
 
@@ -225,7 +232,7 @@ async def _drain(bench: Bench, agents: int, slots: int, items: int, queued: int 
 async def _beat(bench: Bench, agents: int, rounds: int) -> int:
     attached = await bench.attach(agents)
     await bench.beat(attached, 1)
-    bench.ours_s = 0.0
+    bench.begin()
     return await bench.beat(attached, rounds)
 
 
@@ -291,7 +298,7 @@ def main() -> int:
     names = [name for name in WORKLOADS if args.only in name]
     if not names:
         parser.error(f"no workload has {args.only!r} in its name; there are: {', '.join(WORKLOADS)}")
-    configure_logs()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     run_loop(_all(names, args.rounds, args.top))
     return 0
 

@@ -251,7 +251,7 @@ class ShardWorker(Actor):
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
-            self._counting.walk(ticked=ticked)
+            self._counting.walk(0, ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
@@ -268,7 +268,7 @@ class ShardWorker(Actor):
             await asyncio.wait([append])
             _ = append.cancelled() or append.exception()
         self._account(batch, answers, started)
-        self._counting.walk(ticked=ticked)
+        self._counting.walk(len(batch.events), ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
