@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,8 +23,10 @@ from swarm.messages import (
     Asked,
     Cancel,
     Claim,
+    Claimed,
     Complete,
     Control,
+    Event,
     Fail,
     Get,
     Heartbeat,
@@ -40,6 +42,7 @@ from swarm.messages import (
     ShardStats,
     ShardSubmit,
     Stats,
+    Submitted,
     Wait,
     Watch,
     Watching,
@@ -248,10 +251,8 @@ class Deciding:
         # The item itself: by then it may have been archived.
         answers.reading(reply, lambda: view(item, self.shard.number, 0))
 
-    def changed(self, number: int, answers: Answers) -> None:
+    def _changed(self, number: int, answers: Answers) -> None:
         """An event about the item is durable: answer those who waited for that."""
-        if number not in self.waiters:
-            return
         item = self.shard.items.get(number)
         for request in self.waiters.take(number):
             version = request.body.version if isinstance(request.body, Get) else ""
@@ -270,6 +271,14 @@ class Deciding:
 
     # --- leases ----------------------------------------------------------------------------------
 
+    def durable(self, event: Event, now: float, answers: Answers) -> None:
+        """The event is in the log: leases follow it, and who waits for it is answered."""
+        new_claim = isinstance(event, Claimed)
+        for number in numbers_of(event):
+            self.follow(number, now, new_claim=new_claim)
+            if number in self.waiters:
+                self._changed(number, answers)
+
     def follow(self, number: int, now: float, *, new_claim: bool) -> None:
         """Something about the item is durable: its lease begins, goes on, or is over."""
         item = self.shard.items.get(number)
@@ -278,3 +287,11 @@ class Deciding:
         elif new_claim:
             progress_s = self.shard.progress_s.get(number, 0.0)
             self.leases.start(number, item.hold.lease_s, now, progress_s)
+
+
+def numbers_of(event: Event) -> Sequence[int]:
+    """Items that the event is about."""
+    if isinstance(event, Submitted):
+        return range(event.first, event.first + len(event.items))
+    number: int | list[int] = getattr(event, "n", ())
+    return (number,) if isinstance(number, int) else number

@@ -11,14 +11,12 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
 from swarm.actors.counting import Counting
-from swarm.actors.deciding import EVENT_BYTES, Deciding
+from swarm.actors.deciding import EVENT_BYTES, Deciding, numbers_of
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
@@ -32,7 +30,7 @@ from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
-from swarm.messages import Claimed, Event, ShardStats, Submitted
+from swarm.messages import ShardStats, Submitted
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -263,9 +261,10 @@ class ShardWorker(Actor):
             )
             seq = await append
         finally:
-            append.cancel()
+            if not append.done():
+                append.cancel()
+                await asyncio.wait([append])
             # Whoever stops us does not want to know how it ended.
-            await asyncio.wait([append])
             _ = append.cancelled() or append.exception()
         self._account(batch, answers, started)
         self._counting.walk(len(batch.events), ticked=ticked)
@@ -310,12 +309,10 @@ class ShardWorker(Actor):
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
         """The batch is durable: leases run, waiters are answered, counts may be shown."""
         now = self._clock()
+        durable = self._deciding.durable
         for event in batch.events:
-            if isinstance(event, Submitted):
-                continue
-            for number in numbers_of(event):
-                self._deciding.follow(number, now, new_claim=isinstance(event, Claimed))
-                self._deciding.changed(number, answers)
+            if not isinstance(event, Submitted):
+                durable(event, now, answers)
         if now - started > self._around.settings.missed_s:
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)
@@ -386,11 +383,3 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-
-def numbers_of(event: Event) -> Iterable[int]:
-    """Items that the event is about."""
-    if isinstance(event, Submitted):
-        return range(event.first, event.first + len(event.items))
-    number: int | list[int] = getattr(event, "n", [])
-    return [number] if isinstance(number, int) else number

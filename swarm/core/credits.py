@@ -41,11 +41,12 @@ class Slots(Struct):
     expires_at: float | None = None
     #: The coordinator that lent them.
     lender: str = ""
+    #: Tells a session apart, and its lent slots from its own.
+    key: Key = ("", "")
 
-    @property
-    def key(self) -> Key:
-        """Tells a session apart, and its lent slots from its own."""
-        return (self.agent, self.session if self.expires_at is None else self.session + "~lent")
+    def __post_init__(self) -> None:
+        lent = self.expires_at is not None
+        self.key = (self.agent, self.session + "~lent" if lent else self.session)
 
 
 class Wish(Struct):
@@ -287,17 +288,21 @@ class CreditPool:
 
     def _set_free(self, slots: Slots, free: int) -> None:
         assert free >= 0, f"{slots.key} has {free} free slots"
-        here = slots.expires_at is None
+        more = free - slots.free
+        if not more:
+            return
+        # Who has free slots waits; who had some keeps its place.
+        begins, ends = not slots.free, not free
         for work_type in slots.work_types:
-            waiting = self._waiting.get(work_type)
-            if waiting is None:
-                waiting = self._waiting[work_type] = OrderedDict()
-            if free > 0:
-                waiting.setdefault(slots.key, slots)
-            else:
-                waiting.pop(slots.key, None)
-            if here:
-                self._free[work_type] = self._free.get(work_type, 0) + free - slots.free
+            if begins:
+                waiting = self._waiting.get(work_type)
+                if waiting is None:
+                    waiting = self._waiting[work_type] = OrderedDict()
+                waiting[slots.key] = slots
+            elif ends:
+                del self._waiting[work_type][slots.key]
+            if slots.expires_at is None:
+                self._free[work_type] = self._free.get(work_type, 0) + more
         slots.free = free
 
     def _forget(self, work_type: str) -> None:
