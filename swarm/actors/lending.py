@@ -69,9 +69,9 @@ class Lending:
                 self._pool.returned(credit)
         self.grant_wishes()
 
-    def give_back(self) -> None:
-        """Return borrowed slots that nothing here can use: the work was done meanwhile."""
-        for lender, unused in self._pool.unused(self._shards.ready()).items():
+    def give_back(self, ready: dict[str, int]) -> None:
+        """Return borrowed slots that nothing `ready` here can use: it was done meanwhile."""
+        for lender, unused in self._pool.unused(ready).items():
             self._lend(lender, unused, 0.0)
 
     def grant_wishes(self) -> None:
@@ -84,11 +84,11 @@ class Lending:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
                 self._lend(*granted)
 
-    def offer(self, live: dict[str, Beat]) -> None:
-        """Move free slots that nothing here can use to peers whose beats show ready work."""
-        if not self._hearing():
+    def offer(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
+        """Move free slots that nothing `ready` here can use to peers whose beats show work."""
+        if len(live) < 2 or not self._hearing():
             return
-        now, ready = self._clock(), self._shards.ready()
+        now = self._clock()
         for work_type in self._pool.waiting():
             if ready.get(work_type):
                 continue

@@ -173,10 +173,12 @@ class ShardWorker(Actor):
         self._ticked = True
         self._mailbox.wake()
 
-    def look_for_slots(self) -> None:
-        """Slots may have come free: wake up if there is ready work for one of them."""
-        if self._around.pool.wanted([name for name, count in self.ready.items() if count]):
-            self._mailbox.wake()
+    def look_for_work(self, work_types: list[str]) -> None:
+        """Slots for these types are free: wake up if there is ready work for one of them."""
+        for work_type in work_types:
+            if self.ready.get(work_type):
+                self._mailbox.wake()
+                return
 
     def knows(self, agent: str, session: str) -> bool:
         """Whether the session holds anything here."""
@@ -235,6 +237,8 @@ class ShardWorker(Actor):
 
     async def _round(self) -> bool:
         """Decide, append, answer; returns whether there is more to do at once."""
+        if not self._has_work():
+            return False
         batch = self._new_batch()
         answers = Answers()
         ticked, self._ticked = self._ticked, False
@@ -272,6 +276,15 @@ class ShardWorker(Actor):
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
         return bool(self._mailbox) or bool(self._deciding.wanted())
+
+    def _has_work(self) -> bool:
+        """Whether to look closely: another shard may have taken the slots that woke us up.
+
+        What comes with time alone is looked at with a tick.
+        """
+        if self._ticked or self._mailbox or self._keeping.archived:
+            return True
+        return bool(self._deciding.wanted())
 
     def _new_batch(self) -> decide.Batch:
         around = self._around
