@@ -98,7 +98,7 @@ class Deciding:
                 else:
                     answers.reply(request.reply, ack)
             case ShardSubmit():
-                answers.reply(request.reply, decide.submit(shard, body, batch))
+                answers.reply(request.reply, decide.submit(shard, body, batch, request.specs))
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)
             case Claim():

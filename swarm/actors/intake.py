@@ -94,8 +94,9 @@ class Intake:
         for shard, items in admitted.parts.items():
             worker = self._shards.get(shard)
             if worker is not None:
-                size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, items, message.reply, size=size))
+                size, specs = admitted.sizes[shard], admitted.specs[shard]
+                request = Request("submit", sender, items, message.reply, size=size, specs=specs)
+                worker.put(request)
             else:
                 subject = self._subjects.shard(shard, "submit", sender)
                 self._say(subject, _encode(items), message.reply)

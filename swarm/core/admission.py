@@ -21,6 +21,8 @@ class Admitted(Struct):
     refused: list[SubmitResult]
     #: Bytes of each part's items.
     sizes: dict[int, int]
+    #: Each part's items as they were read, to be checked no second time in this process.
+    specs: dict[int, list[NewItem]]
 
 
 def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> Admitted:
@@ -28,7 +30,7 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
-    admitted = Admitted({}, [], {})
+    admitted = Admitted({}, [], {}, {})
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
@@ -43,9 +45,11 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
             part = ShardSubmit(submit.command_id, [], [], map_.version, submit.retry)
             admitted.parts[shard] = part
             admitted.sizes[shard] = 0
+            admitted.specs[shard] = []
         part.items.append(Raw(canonical))
         part.indexes.append(index)
         admitted.sizes[shard] += len(canonical)
+        admitted.specs[shard].append(item)
     return admitted
 
 

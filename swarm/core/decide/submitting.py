@@ -25,12 +25,18 @@ _item_decoder = msgspec.json.Decoder(NewItem)
 _encode = msgspec.json.encode
 
 
-def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
-    """Accept a batch's part for this shard."""
+def submit(
+    shard: Shard, command: ShardSubmit, out: Batch, specs: list[NewItem] | None = None
+) -> SubmitReply:
+    """Accept a batch's part for this shard.
+
+    `specs`: its items, if this process has admitted them; else they are checked here, for
+    what cannot be folded again must never enter the log.
+    """
     _check_indexes(command)
     done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
     if done is not None:
-        return _submit_reply(shard, command, done)
+        return _submit_reply(shard, command, done, again=True)
     if command.map_version != out.map_version:
         raise Refusal(
             "stale_map",
@@ -45,15 +51,20 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
             "free some space or raise the limit",
             retry=True,
         )
+    if specs is None:
+        specs = [_admitted(shard, raw) for raw in command.items]
     fresh: list[Raw] = []
     indexes: list[int] = []
     known: list[tuple[int, int]] = []
     clashes: list[int] = []
     in_batch: dict[str, int] = {}
-    for index, raw in zip(command.indexes, command.items, strict=True):
-        spec = _admitted(shard, raw)
+    for index, raw, spec in zip(command.indexes, command.items, specs, strict=True):
         key = spec.idempotency_key
-        keyed = shard.keys.get(key) if key else None
+        if not key:
+            fresh.append(raw)
+            indexes.append(index)
+            continue
+        keyed = shard.keys.get(key)
         number = keyed.number if keyed is not None else in_batch.get(key, 0)
         if number:
             known.append((index, number))
@@ -61,8 +72,7 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
             if _differs(shard, number, raw, twin):
                 clashes.append(index)
             continue
-        if key:
-            in_batch[key] = shard.next_number + len(fresh)
+        in_batch[key] = shard.next_number + len(fresh)
         fresh.append(raw)
         indexes.append(index)
     if indexes == list(range(len(fresh))):
@@ -71,7 +81,7 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
-    return _submit_reply(shard, command, accepted)
+    return _submit_reply(shard, command, accepted, again=False)
 
 
 def _check_indexes(command: ShardSubmit) -> None:
@@ -83,7 +93,7 @@ def _check_indexes(command: ShardSubmit) -> None:
 
 
 def _admitted(shard: Shard, raw: Raw) -> NewItem:
-    """The item, checked: what cannot be folded again must never enter the log."""
+    """The item, checked."""
     spec = read_item(raw)
     size = stored_bytes(raw)
     if size > shard.rules.item_bytes_max:
@@ -91,10 +101,18 @@ def _admitted(shard: Shard, raw: Raw) -> NewItem:
     return spec
 
 
-def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> SubmitReply:
+def _submit_reply(
+    shard: Shard, command: ShardSubmit, accepted: Accepted, *, again: bool
+) -> SubmitReply:
+    """The answer to a command that was just, or (`again`) long ago, carried out."""
+    clashes = dict.fromkeys(accepted.clashes)
+    if not again and not clashes:
+        results = [
+            SubmitResult(index, item_id(shard.number, number)) for index, number in accepted.numbers
+        ]
+        return SubmitReply(results, command.command_id)
     assert len(command.indexes) == len(command.items), "checked before"
     spec_at = dict(zip(command.indexes, command.items, strict=True))
-    clashes = dict.fromkeys(accepted.clashes)
     results = []
     for index, number in accepted.numbers:
         raw = spec_at.get(index)
