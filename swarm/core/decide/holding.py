@@ -65,8 +65,9 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
     hold = held_by(shard, item, sender, command.token)
     match command:
         case Complete():
-            _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
-            check_json(command.result, "the result")
+            if command.result != NULL:
+                _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
+                check_json(command.result, "the result")
             out.add(Completed(item.number, hold.fence, command.command_id, command.result))
         case Fail():
             _check_growth(shard, item, command.error, hold.note)
