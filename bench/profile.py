@@ -148,9 +148,7 @@ class Bench:
             turn = turn[at_once:]
             # Shards answer apart: an agent has its turn when it has all that it waits for.
             for subject, data in await self._exchange(frames, 1 if frames or not turn else 0):
-                agent = by_subject.get(subject.decode())
-                if agent is None:
-                    continue  # a beat, which nobody hears
+                agent = by_subject[subject.decode()]
                 acknowledged += agent.hear(_work.decode(data))
                 if not agent.waits_for:
                     turn.append(agent)

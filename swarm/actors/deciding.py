@@ -90,7 +90,7 @@ class Deciding:
         shard, sender = self.shard, request.sender
         match body:
             case Complete() | Fail() | Release() | Progress() | Wait():
-                ack = decide.item_command(shard, body, sender, batch)
+                ack = decide.item_command(shard, body, sender, batch, request.number)
                 if isinstance(body, Progress) and ack.lease_s > 0:
                     self.leases.progressed(parse_item_id(body.work_item_id)[1], self.clock())
                 if request.session:
@@ -271,27 +271,29 @@ class Deciding:
 
     # --- leases ----------------------------------------------------------------------------------
 
-    def durable(self, event: Event, now: float, answers: Answers) -> None:
-        """The event is in the log: leases follow it, and who waits for it is answered."""
-        new_claim = isinstance(event, Claimed)
-        for number in numbers_of(event):
-            self.follow(number, now, new_claim=new_claim)
-            if number in self.waiters:
-                self._changed(number, answers)
+    def durable(self, events: list[Event], now: float, answers: Answers) -> None:
+        """These are in the log: leases begin or are over, and who waits for that is answered."""
+        items, end, waiters = self.shard.items, self.leases.end, self.waiters
+        for event in events:
+            if isinstance(event, Submitted):
+                continue
+            for number in numbers_of(event):
+                item = items.get(number)
+                if item is None or item.hold is None:
+                    end(number)
+                elif isinstance(event, Claimed):
+                    self.begin_lease(number, item.hold, now)
+                if number in waiters:
+                    self._changed(number, answers)
 
-    def follow(self, number: int, now: float, *, new_claim: bool) -> None:
-        """Something about the item is durable: its lease begins, goes on, or is over."""
-        item = self.shard.items.get(number)
-        if item is None or item.hold is None:
-            self.leases.end(number)
-        elif new_claim:
-            progress_s = self.shard.progress_s.get(number, 0.0)
-            self.leases.start(number, item.hold.lease_s, now, progress_s)
+    def begin_lease(self, number: int, hold: Hold, now: float) -> None:
+        """The claim is durable: its lease runs from now on."""
+        self.leases.start(number, hold.lease_s, now, self.shard.progress_s.get(number, 0.0))
 
 
 def numbers_of(event: Event) -> Sequence[int]:
     """Items that the event is about."""
     if isinstance(event, Submitted):
         return range(event.first, event.first + len(event.items))
-    number: int | list[int] = getattr(event, "n", ())
+    number: int | Sequence[int] = getattr(event, "n", ())
     return (number,) if isinstance(number, int) else number

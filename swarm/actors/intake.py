@@ -21,7 +21,7 @@ from swarm.core.admission import admit
 from swarm.core.checks import command_text_bytes
 from swarm.core.decide import VERB
 from swarm.core.sessions import Sessions
-from swarm.errors import Refusal
+from swarm.errors import BadInput, Refusal
 from swarm.messages import (
     Ack,
     Attach,
@@ -35,7 +35,7 @@ from swarm.messages import (
     SubmitReply,
     Work,
 )
-from swarm.subjects import check_token, parse_item_id, shard_of_id
+from swarm.subjects import check_token, parse_item_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -124,16 +124,19 @@ class Intake:
         next_: Next = decode_body(_next, message.data)
         session = next_.session
         for command in next_.done:
-            shard = shard_of_id(command.work_item_id)
+            try:
+                shard, number = parse_item_id(command.work_item_id)
+            except BadInput:
+                self._refuse_command(command, sender, session)
+                continue
             worker = self._shards.get(shard)
-            verb, size = VERB[type(command)], command_text_bytes(command)
+            verb = VERB[type(command)]
             if worker is not None:
-                worker.put(Request(verb, sender, command, session=session, size=size))
-            elif shard >= 0:
+                size = command_text_bytes(command)
+                worker.put(Request(verb, sender, command, "", session, size, number))
+            else:
                 subject = self._subjects.shard(shard, verb, sender)
                 self._say(subject, _encode(command), headers={"Swarm-Session": session})
-            else:
-                self._refuse_command(command, sender, session)
         slots = self._pool.sessions.get((sender, session))
         if slots is None:
             if next_.slots:

@@ -64,6 +64,8 @@ class Request(Struct, gc=False):
     session: str = ""
     #: Bytes that the request may add to the log entry.
     size: int = 0
+    #: Of the item that a command is about, where the coordinator has read its id.
+    number: int = 0
     #: Of a submission that the coordinator that hosts the shard has admitted: its items.
     specs: list[NewItem] | None = None
 

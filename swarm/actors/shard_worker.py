@@ -30,7 +30,7 @@ from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
-from swarm.messages import ShardStats, Submitted
+from swarm.messages import ShardStats
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -322,10 +322,7 @@ class ShardWorker(Actor):
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
         """The batch is durable: leases run, waiters are answered, counts may be shown."""
         now = self._clock()
-        durable = self._deciding.durable
-        for event in batch.events:
-            if not isinstance(event, Submitted):
-                durable(event, now, answers)
+        self._deciding.durable(batch.events, now, answers)
         if now - started > self._around.settings.missed_s:
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)
@@ -363,9 +360,9 @@ class ShardWorker(Actor):
 
     def _restart_leases(self, now: float) -> None:
         """Nobody could be heard for a while: all leases run anew, in full."""
-        for number, _ in self._shard.holds():
+        for number, hold in self._shard.holds():
             if number not in self._leases:
-                self._deciding.follow(number, now, new_claim=True)
+                self._deciding.begin_lease(number, hold, now)
         self._leases.restart(now)
 
     def _look_after_time(self, batch: decide.Batch, answers: Answers) -> None:

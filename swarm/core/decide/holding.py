@@ -53,9 +53,11 @@ _LEFT_IN: dict[str, Status] = {
 }
 
 
-def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) -> Ack:
-    """Complete, fail, release, wait or progress of a held item."""
-    item = find(shard, command.work_item_id)
+def item_command(
+    shard: Shard, command: ItemCommand, sender: str, out: Batch, number: int = 0
+) -> Ack:
+    """Complete, fail, release, wait or progress of a held item; `number`: see `find`."""
+    item = find(shard, command.work_item_id, number)
     verb = VERB[type(command)]
     done = _done_before(shard, command, item, verb, out.now)
     if done is not None:
