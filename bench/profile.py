@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
-import gc
 import io
 import logging
 import pstats
@@ -19,11 +18,14 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from statistics import median
+from types import FrameType
+from typing import Any
 
 import msgspec
 import structlog
 from msgspec import Raw
 
+from bench import stand_in
 from bench.ours import CLIENT, COORDINATOR, Ids
 from bench.plan import BATCH, ITEMS, WORK_TYPE
 from bench.stand_in import StandInBus
@@ -55,6 +57,53 @@ _attached = msgspec.json.Decoder(Attached)
 _reply = msgspec.json.Decoder(SubmitReply)
 
 
+class Steps:
+    """Counts what the interpreter does: alike in every run, whatever else the machine does.
+
+    Steps are of unequal length, and what happens inside C counts for nothing, so this is
+    for telling whether a change is one at all.  Runs in a `StillLoop`.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def enable(self) -> None:
+        """Count from here on."""
+        sys.settrace(self._called)
+
+    def disable(self) -> None:
+        """Count no more."""
+        sys.settrace(None)
+
+    def _called(self, frame: FrameType, event: str, arg: object) -> TraceFunction | None:
+        if frame.f_code.co_filename == stand_in.__file__:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._stepped
+
+    def _stepped(self, frame: FrameType, event: str, arg: object) -> TraceFunction:
+        self.count += 1
+        return self._stepped
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """A loop whose time stands still while steps are counted: nothing is done by the clock."""
+
+    _stopped_at: float | None = None
+
+    def time(self) -> float:
+        """Monotonic seconds."""
+        return super().time() if self._stopped_at is None else self._stopped_at
+
+    def stand_still(self, still: bool) -> None:
+        """Stop the clock, or let it go on."""
+        self._stopped_at = self.time() if still else None
+
+
+Meter = cProfile.Profile | Steps
+TraceFunction = Callable[[FrameType, str, Any], Any]
+
+
 class Bench:
     """One coordinator, the stand-in, and the load's side of all messages."""
 
@@ -67,7 +116,7 @@ class Bench:
         self._bus: StandInBus
         self._coordinator: Coordinator
         #: Enabled while our side is at work, once measuring has begun.
-        self.profiler: cProfile.Profile | None = None
+        self.meter: Meter | None = None
         self._measuring = False
         #: CPU seconds of our side since then.
         self.ours_s = 0.0
@@ -90,17 +139,28 @@ class Bench:
     def begin(self) -> None:
         """What was done until now was to prepare."""
         self._measuring, self.ours_s = True, 0.0
+        self._stand_still(True)
+
+    def end(self) -> None:
+        """All is measured."""
+        self._measuring = False
+        self._stand_still(False)
+
+    def _stand_still(self, still: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, StillLoop):
+            loop.stand_still(still)
 
     async def _exchange(self, frames: list[bytes], answers: int) -> list[tuple[bytes, bytes]]:
         wire = self._bus.wire
         data = b"".join(frames)
         before = time.thread_time() - wire.own_s
-        profiler = self.profiler if self._measuring else None
-        if profiler is not None:
-            profiler.enable()
+        meter = self.meter if self._measuring else None
+        if meter is not None:
+            meter.enable()
         said = await wire.exchange(data, answers)
-        if profiler is not None:
-            profiler.disable()
+        if meter is not None:
+            meter.disable()
         self.ours_s += time.thread_time() - wire.own_s - before
         return said
 
@@ -234,51 +294,66 @@ async def _beat(bench: Bench, agents: int, rounds: int) -> int:
     return await bench.beat(attached, rounds)
 
 
-#: Name: (shards, what is done; it returns the number of items that its time is for).
-WORKLOADS: dict[str, tuple[int, Callable[[Bench], Awaitable[int]]]] = {
-    "submit": (1, lambda bench: _submit(bench, 60_000)),
-    "submit, 16 shards": (16, lambda bench: _submit(bench, 60_000)),
-    "one at a time, 200 agents": (1, lambda bench: _drain(bench, 200, 1, 20_000)),
-    "one at a time, 200 agents, 16 shards": (16, lambda bench: _drain(bench, 200, 1, 20_000)),
+Done = Callable[[Bench, int], Awaitable[int]]
+
+#: Name: (shards, what is done: given a bench and by what to divide the number of items, it
+#: returns for how many the time is).
+WORKLOADS: dict[str, tuple[int, Done]] = {
+    "submit": (1, lambda bench, by: _submit(bench, 60_000 // by)),
+    "submit, 16 shards": (16, lambda bench, by: _submit(bench, 60_000 // by)),
+    "one at a time, 200 agents": (1, lambda bench, by: _drain(bench, 200, 1, 20_000 // by)),
+    "one at a time, 200 agents, 16 shards": (
+        16,
+        lambda bench, by: _drain(bench, 200, 1, 20_000 // by),
+    ),
     "one at a time, 200 agents, 300,000 queued": (
         1,
-        lambda bench: _drain(bench, 200, 1, 20_000, 300_000),
+        lambda bench, by: _drain(bench, 200, 1, 20_000 // by, 300_000),
     ),
-    "in tens, 100 agents": (1, lambda bench: _drain(bench, 100, 10, 40_000)),
-    "in tens, 100 agents, 16 shards": (16, lambda bench: _drain(bench, 100, 10, 40_000)),
-    "heartbeat, 1,000 idle agents": (1, lambda bench: _beat(bench, 1000, 20)),
-    "heartbeat, 1,000 idle agents, 16 shards": (16, lambda bench: _beat(bench, 1000, 20)),
+    "in tens, 100 agents": (1, lambda bench, by: _drain(bench, 100, 10, 40_000 // by)),
+    "in tens, 100 agents, 16 shards": (
+        16,
+        lambda bench, by: _drain(bench, 100, 10, 40_000 // by),
+    ),
+    "heartbeat, 1,000 idle agents": (1, lambda bench, by: _beat(bench, 1000, 20 // by)),
+    "heartbeat, 1,000 idle agents, 16 shards": (
+        16,
+        lambda bench, by: _beat(bench, 1000, 20 // by),
+    ),
 }
+#: Items are divided by this where every step of the interpreter is counted.
+COUNTED = 5
 
 
-async def _measure(name: str, profiler: cProfile.Profile | None) -> float:
-    """CPU microseconds an item."""
+async def _measure(name: str, by: int = 1, meter: Meter | None = None) -> float:
+    """CPU microseconds an item, or what `meter` counts."""
     shards, work = WORKLOADS[name]
     bench = Bench(shards)
     await bench.start()
     try:
-        bench.profiler = profiler
-        items = await work(bench)
+        bench.meter = meter
+        items = await work(bench, by)
+        bench.end()
     finally:
         await bench.stop()
-    return 1e6 * bench.ours_s / items
+    return (1e6 * bench.ours_s if not isinstance(meter, Steps) else meter.count) / items
 
 
-async def _all(names: list[str], rounds: int, top: int) -> None:
-    print(f"{'CPU us an item: least and median of ' + str(rounds):45}  least  median")
+def _report(names: list[str], rounds: int, top: int) -> None:
+    print(f"{'an item':45} {'CPU us, least':>13}  median  steps")
     for name in names:
-        found = []
-        for _ in range(rounds):
-            gc.collect()
-            found.append(await _measure(name, None))
-        print(f"{name:45} {min(found):6.2f}  {median(found):6.2f}", flush=True)
+        found = [run_loop(_measure(name)) for _ in range(rounds)]
+        with asyncio.Runner(loop_factory=StillLoop) as still:
+            steps = still.run(_measure(name, COUNTED, Steps()))
+        times = f"{min(found):13.2f}  {median(found):6.2f}" if found else f"{'-':>13}  {'-':>6}"
+        print(f"{name:45} {times}  {steps:5.0f}", flush=True)
         if top:
-            print(await _profile(name, top))
+            print(run_loop(_profile(name, top)))
 
 
 async def _profile(name: str, top: int) -> str:
     profiler = cProfile.Profile()
-    await _measure(name, profiler)
+    await _measure(name, 1, profiler)
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(top)
     return text.getvalue()
@@ -288,7 +363,7 @@ def main() -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="workloads whose name has this in it")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only count steps")
     parser.add_argument(
         "--top", type=int, default=0, metavar="N", help="and the N functions that take longest"
     )
@@ -297,7 +372,7 @@ def main() -> int:
     if not names:
         parser.error(f"no workload has {args.only!r} in its name; there are: {', '.join(WORKLOADS)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    run_loop(_all(names, args.rounds, args.top))
+    _report(names, args.rounds, args.top)
     return 0
 
 

@@ -1,6 +1,6 @@
 """A coordinator: admits submissions, holds agents' sessions, hosts shard workers.
 
-Everything that reaches it goes through its mailbox; `_HANDLERS` is the list of what it
+Everything that reaches it goes through its mailbox; `_handlers` is the list of what it
 understands.  Four times a second it beats, looks who is alive, opens the shards that are
 its to own, and asks for free slots where work is ready.
 """
@@ -97,6 +97,18 @@ class Coordinator(Actor):
             announce=self._announce,
             draining=lambda: self.draining,
         )
+        self._handlers: dict[str, Callable[[Message, str], None]] = {
+            "submit": self._intake.on_submit,
+            "attach": self._intake.on_attach,
+            "next": self._intake.on_next,
+            "heartbeat": self._intake.on_heartbeat,
+            "attached": self._intake.on_attached,
+            "handoff": self._handoffs.on_handoff,
+            "move": self._handoffs.on_move,
+            "borrow": self._lending.on_borrow,
+            "lend": self._lending.on_lend,
+            "beat": self._on_beat,
+        }
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -244,11 +256,11 @@ class Coordinator(Actor):
             log.warning("dropped: the reply subject is no inbox of the sender", sender=sender)
             return
         try:
-            handler = _HANDLERS.get(verb)
+            handler = self._handlers.get(verb)
             if handler is None:
-                known = ", ".join(_HANDLERS)
+                known = ", ".join(self._handlers)
                 raise Refusal("bad_request", f"unknown verb {verb!r}; a coordinator knows {known}")
-            handler(self, message, sender)
+            handler(message, sender)
         except (Refusal, BadInput) as error:
             refusal = error if isinstance(error, Refusal) else Refusal("bad_request", str(error))
             if message.reply:
@@ -361,16 +373,3 @@ class Coordinator(Actor):
         self._tick_wanted = True
         self._mailbox.wake()
 
-
-_HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
-    "submit": lambda self, message, sender: self._intake.on_submit(message, sender),
-    "attach": lambda self, message, sender: self._intake.on_attach(message, sender),
-    "next": lambda self, message, sender: self._intake.on_next(message, sender),
-    "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
-    "attached": lambda self, message, sender: self._intake.on_attached(message, sender),
-    "handoff": lambda self, message, sender: self._handoffs.on_handoff(message, sender),
-    "move": lambda self, message, sender: self._handoffs.on_move(message, sender),
-    "borrow": lambda self, message, sender: self._lending.on_borrow(message.data, sender),
-    "lend": lambda self, message, sender: self._lending.on_lend(message.data, sender),
-    "beat": Coordinator._on_beat,
-}

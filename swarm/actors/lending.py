@@ -10,6 +10,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
+from swarm.bus.base import Message
 from swarm.messages import Beat, Borrow, Credit, Lend
 
 _encode = msgspec.json.Encoder().encode
@@ -43,11 +44,11 @@ class Lending:
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def on_borrow(self, data: bytes, peer: str) -> None:
+    def on_borrow(self, message: Message, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
         if not self._hearing():
             return
-        borrow: Borrow = decode_body(_borrow, data)
+        borrow: Borrow = decode_body(_borrow, message.data)
         now = self._clock()
         lent: list[Credit] = []
         ready = self._shards.ready()
@@ -59,9 +60,9 @@ class Lending:
             self._pool.wish(work_type, peer, short, now + LEND_S)
         self._lend(peer, lent)
 
-    def on_lend(self, data: bytes, peer: str) -> None:
+    def on_lend(self, message: Message, peer: str) -> None:
         """A peer moved slots here, or back here."""
-        lend: Lend = decode_body(_lend, data)
+        lend: Lend = decode_body(_lend, message.data)
         for credit in lend.credits:
             if lend.expires_s > 0:
                 self._pool.borrowed(credit, self._clock() + lend.expires_s, peer)

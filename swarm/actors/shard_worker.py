@@ -308,16 +308,16 @@ class ShardWorker(Actor):
 
     def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
         """As many requests as fit into one entry; returns the bytes that they may take."""
-        bytes_used = EVENT_BYTES * len(batch.events)
+        take, texts = self._deciding.take, 0
+        # The largest request takes half of an entry, so this leaves room for slots.
+        room = self._bus.max_payload // 4
         for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
-            # The largest request takes half of an entry, so this leaves room for slots.
-            if bytes_used > self._bus.max_payload // 4:
+            if EVENT_BYTES * len(batch.events) + texts > room:
                 break
             request = self._mailbox.pop()
-            events = len(batch.events)
-            self._deciding.take(request, batch, answers)
-            bytes_used += EVENT_BYTES * (len(batch.events) - events) + request.size
-        return bytes_used
+            take(request, batch, answers)
+            texts += request.size
+        return EVENT_BYTES * len(batch.events) + texts
 
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
         """The batch is durable: leases run, waiters are answered, counts may be shown."""

@@ -49,6 +49,9 @@ PING_INTERVAL_S = 3
 VERSION_MIN = (2, 11)
 
 
+#: Subjects whose lines are remembered: an agent's is the same for each item.
+BEGINS_MAX = 8192
+
 #: Would end the subject early, or the line.
 BLANK = re.compile(r"\s")
 
@@ -68,6 +71,8 @@ class NatsClient(Client):
         #: The last thing that went wrong.
         self.problem: Exception | None = None
         self._receivers: dict[int, Receive] = {}
+        #: Of messages sent lately: how their line begins, by subject.
+        self._begins: dict[str, bytes] = {}
         self._room: asyncio.Future[Any] | None = None
 
     def send(
@@ -79,27 +84,35 @@ class NatsClient(Client):
         """
         if self.lost.done():
             raise ConnectionLost
-        subjects = f"{subject} {reply}"
-        # In ASCII all that can be printed but blanks is no blank; the rest is looked at closely.
-        plain = subjects.isascii() and subjects.isprintable() and subjects.count(" ") == 1
-        if not subject or not (plain or not (BLANK.search(subject) or BLANK.search(reply))):
-            raise ValueError(f"no subject to publish to: {subject!r}, with reply {reply!r}")
+        size = len(data)
         if headers:
             head = encode_headers(headers)
-            size = len(head) + len(data)
-            start = f"HPUB {subjects} {len(head)} {size}\r\n".encode() + head
+            begin = b"H%b%d " % (self._begin(subject, reply), len(head))
+            start = b"%b%d\r\n%b" % (begin, len(head) + size, head)
         else:
-            start = b"PUB %b %d\r\n" % (subjects.encode(), len(data))
+            known = self._begins.get(subject) if not reply else None
+            start = b"%b%d\r\n" % (known or self._begin(subject, reply), size)
         # Large data is not copied here; it is once when all that is pending is written.
-        if len(data) < 4096:
+        if size < 4096:
             self._pending.append(b"%b%b\r\n" % (start, data))
         else:
             self._pending += (start, data, b"\r\n")
-        self._pending_data_size += len(start) + len(data) + 2
+        self._pending_data_size += len(start) + size + 2
         queue = self._flush_queue
         assert queue is not None, "only connected clients are handed out"
         if queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _begin(self, subject: str, reply: str) -> bytes:
+        """How a message's line begins; remembered for what has no reply subject."""
+        if not subject or BLANK.search(subject) or BLANK.search(reply):
+            raise ValueError(f"no subject to publish to: {subject!r}, with reply {reply!r}")
+        begin = f"PUB {subject} {reply} ".encode()
+        if not reply:
+            if len(self._begins) >= BEGINS_MAX:
+                self._begins.clear()
+            self._begins[subject] = begin
+        return begin
 
     async def listen(self, subject: str, queue: str, receive: Receive) -> Subscription:
         """Subscribe; on the server once a `round_trip` that began later has ended."""

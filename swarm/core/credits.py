@@ -68,8 +68,6 @@ class CreditPool:
         self._waiting: dict[str, OrderedDict[Key, Slots]] = {}
         #: Attached sessions by work type.
         self.served: dict[str, int] = {}
-        #: Free slots of attached sessions by work type.
-        self._free: dict[str, int] = {}
         self._wishes: dict[str, deque[Wish]] = {}
         #: Types whose last free slot went to a wish: the next one is ours.
         self._turn: dict[str, bool] = {}
@@ -262,7 +260,7 @@ class CreditPool:
             wishes.popleft()
         if not wishes:
             return None
-        free = self._free.get(work_type, 0)
+        free = self._free(work_type)
         kept = min(self._kept.get(work_type, 0), free) if ready_here else 0
         if ready_here and free > kept and self._turn.pop(work_type, False):
             kept += 1
@@ -282,32 +280,32 @@ class CreditPool:
 
     def idle(self) -> dict[str, int]:
         """Free slots by type, of sessions attached here; 0 where all are busy."""
-        return {work_type: self._free.get(work_type, 0) for work_type in self.served}
+        return {work_type: self._free(work_type) for work_type in self.served}
 
     # ------------------------------------------------------------------------------------
 
     def _set_free(self, slots: Slots, free: int) -> None:
         assert free >= 0, f"{slots.key} has {free} free slots"
-        more = free - slots.free
-        if not more:
-            return
+        had, slots.free = slots.free, free
         # Who has free slots waits; who had some keeps its place.
-        begins, ends = not slots.free, not free
-        for work_type in slots.work_types:
-            if begins:
+        if free and not had:
+            for work_type in slots.work_types:
                 waiting = self._waiting.get(work_type)
                 if waiting is None:
                     waiting = self._waiting[work_type] = OrderedDict()
                 waiting[slots.key] = slots
-            elif ends:
+        elif had and not free:
+            for work_type in slots.work_types:
                 del self._waiting[work_type][slots.key]
-            if slots.expires_at is None:
-                self._free[work_type] = self._free.get(work_type, 0) + more
-        slots.free = free
+
+    def _free(self, work_type: str) -> int:
+        """Free slots of attached sessions for this type."""
+        waiting = self._waiting.get(work_type, OrderedDict())
+        return sum(slots.free for slots in waiting.values() if slots.expires_at is None)
 
     def _forget(self, work_type: str) -> None:
         """Nobody attached here serves this type any more."""
-        assert not self._free.pop(work_type, 0), "free slots are those of sessions"
+        assert not self._free(work_type), "free slots are those of sessions"
         self._wishes.pop(work_type, None)
         self._turn.pop(work_type, None)
         self._kept.pop(work_type, None)

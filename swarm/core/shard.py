@@ -42,6 +42,7 @@ from swarm.messages import (
     STATUSES,
     Accepted,
     Archived,
+    Claimed,
     Copied,
     Dependency,
     Due,
@@ -139,13 +140,19 @@ class Shard:
     def apply(self, event: Event, now: float, nonce: str) -> None:
         """Fold one event of entry `self.seq`, with the entry's `now` and owner nonce."""
         self.now, self.nonce = now, nonce
-        life = LIFE.get(type(event))
+        kind = type(event)
+        life = LIFE.get(kind)
         if life is None:
-            _APPLY[type(event)](self, event)
+            _APPLY[kind](self, event)
             return
         number: int = getattr(event, "n")  # noqa: B009 - events of items have it
         item = self.items.get(number)
         if item is not None:
+            if kind is Claimed:
+                # Every item is claimed, and weighs as much as before.
+                life(self, item, event)
+                self.tally.moved(number, "queued", "claimed")
+                return
             weighed, before = burden(item), item.status
             life(self, item, event)
             self.live_bytes += burden(item) - weighed
