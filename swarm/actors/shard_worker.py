@@ -260,6 +260,7 @@ class ShardWorker(Actor):
         try:
             # While it is under way nothing is decided, but answers can be encoded.
             await asyncio.sleep(0)
+            await _let_out()
             ready = answers.encoded(
                 self._around.subjects, self._around.coordinator, self._bus.max_payload
             )
@@ -275,7 +276,10 @@ class ShardWorker(Actor):
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
-        return bool(self._mailbox) or bool(self._deciding.wanted())
+        more = bool(self._mailbox) or bool(self._deciding.wanted())
+        if more:
+            await _let_out()
+        return more
 
     def _has_work(self) -> bool:
         """Whether to look closely: another shard may have taken the slots that woke us up.
@@ -393,3 +397,12 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
+
+
+async def _let_out() -> None:
+    """Let what was said leave before more is computed, so that others can begin with it.
+
+    The connection's writer has the next turn of the loop, which writes at the end of it.
+    """
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
