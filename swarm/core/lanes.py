@@ -42,9 +42,10 @@ class _Lane:
 
     def smallest(self) -> int:
         """The smallest number of both, 0 when there is none."""
-        if self.returned and (not self.fresh or self.returned[0] < self.fresh[0]):
-            return self.returned[0]
-        return self.fresh[0] if self.fresh else 0
+        fresh, returned = self.fresh, self.returned
+        if returned and (not fresh or returned[0] < fresh[0]):
+            return returned[0]
+        return fresh[0] if fresh else 0
 
     def pop(self, number: int) -> None:
         """Remove the smallest number, which is `number`."""
@@ -71,10 +72,15 @@ class Lanes:
 
     def add(self, item: Item) -> None:
         """A queued item takes the place that its number gives it."""
-        lane = self._lane(item)
-        lane.add(item.number)
-        self.ready[item.work_type] += 1
-        if not lane.head or item.number < lane.head:
+        work_type, number = item.work_type, item.number
+        lanes = self._lanes.get(work_type)
+        if lanes is None:
+            lanes = self._lanes[work_type] = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
+            self.ready[work_type] = 0
+        lane = lanes[item.rank]
+        lane.add(number)
+        self.ready[work_type] += 1
+        if not lane.head or number < lane.head:
             self._set_head(lane, item)
 
     def best(self, work_types: Iterable[str]) -> int | None:
@@ -126,14 +132,6 @@ class Lanes:
     def _set_head(self, lane: _Lane, item: Item) -> None:
         lane.head = item.number
         lane.score = item.submitted_at + lane.rank * self._ageing_s
-
-    def _lane(self, item: Item) -> _Lane:
-        lanes = self._lanes.get(item.work_type)
-        if lanes is None:
-            lanes = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
-            self._lanes[item.work_type] = lanes
-            self.ready[item.work_type] = 0
-        return lanes[item.rank]
 
 
 def _is_in(item: Item, work_type: str, rank: int) -> bool:

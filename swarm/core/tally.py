@@ -51,7 +51,7 @@ class Tally:
 
     def moved(self, number: int, before: Status, after: Status) -> None:
         """The item has changed."""
-        # Once or twice in the life of every item: spelled out.
+        # Twice in the life of every item: spelled out.
         counts = self.counts
         counts[before] -= 1
         counts[after] += 1
