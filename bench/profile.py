@@ -48,6 +48,7 @@ from swarm.subjects import Subjects
 
 PREFIX = "swarm"
 READY_S = 20.0
+LOOK_S = 0.02
 #: Messages under way at a time, which a real server would spread over several rounds.
 AT_ONCE = 32
 
@@ -128,8 +129,10 @@ class Bench:
         self._coordinator = Coordinator(self._bus, self._settings, COORDINATOR, map_)
         await self._coordinator.start()
         async with asyncio.timeout(READY_S):
-            while len(self._coordinator.owned) < self._settings.shard_count:
-                await asyncio.sleep(0.02)
+            while True:
+                if len(self._coordinator.owned) == self._settings.shard_count:
+                    break
+                await asyncio.sleep(LOOK_S)
 
     async def stop(self) -> None:
         """Stop everything."""
@@ -370,7 +373,9 @@ def main() -> int:
     args = parser.parse_args()
     names = [name for name in WORKLOADS if args.only in name]
     if not names:
-        parser.error(f"no workload has {args.only!r} in its name; there are: {', '.join(WORKLOADS)}")
+        parser.error(
+            f"no workload has {args.only!r} in its name; there are: {', '.join(WORKLOADS)}"
+        )
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     _report(names, args.rounds, args.top)
     return 0

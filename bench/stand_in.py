@@ -77,7 +77,10 @@ class Wire(Transport):
         return messages
 
     def frame(self, subject: str, data: bytes, reply: str = "", once: bool = False) -> bytes:
-        """A message to the client, as the server would deliver it; `once`: on a subject of its own."""
+        """A message to the client, as the server would deliver it.
+
+        `once`: on a subject that is not used again.
+        """
         (subscriber,) = self._routes.plan(subject, remember=not once).singles
         between = f" {reply}" if reply else ""
         head = f"MSG {subject} {subscriber.number}{between} {len(data)}\r\n"
@@ -240,8 +243,9 @@ class StandInBus(JetStreamBus):
     async def create_records(self, name: str, max_age_s: float) -> None:
         """They are there."""
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """Its time is the server's."""
+        return 1
 
     async def storage(self) -> Storage:
         """There is always room."""

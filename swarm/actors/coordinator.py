@@ -384,4 +384,3 @@ class Coordinator(Actor):
             self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()
-

@@ -11,6 +11,7 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
+
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
@@ -20,7 +21,7 @@ from swarm.actors.deciding import EVENT_BYTES, Deciding, numbers_of
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
-from swarm.actors.sending import unsubscribe
+from swarm.actors.sending import let_out, unsubscribe
 from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
 from swarm.bus.base import Message, Subscription
@@ -260,7 +261,7 @@ class ShardWorker(Actor):
         try:
             # While it is under way nothing is decided, but answers can be encoded.
             await asyncio.sleep(0)
-            await _let_out()
+            await let_out()
             ready = answers.encoded(
                 self._around.subjects, self._around.coordinator, self._bus.max_payload
             )
@@ -278,7 +279,7 @@ class ShardWorker(Actor):
         self._around.committed()
         more = bool(self._mailbox) or bool(self._deciding.wanted())
         if more:
-            await _let_out()
+            await let_out()
         return more
 
     def _has_work(self) -> bool:
@@ -397,12 +398,3 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-
-async def _let_out() -> None:
-    """Let what was said leave before more is computed, so that others can begin with it.
-
-    The connection's writer has the next turn of the loop, which writes at the end of it.
-    """
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
