@@ -98,6 +98,9 @@ class Deciding:
                 else:
                     answers.reply(request.reply, ack)
             case ShardSubmit():
+                if request.verb == "known":
+                    answers.reply(request.reply, decide.known(shard, body, batch))
+                    return
                 answers.reply(request.reply, decide.submit(shard, body, batch, request.specs))
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)

@@ -60,6 +60,7 @@ class ShardWorker(Actor):
         self._deaf = False
         self._reconnects = around.bus.reconnects
         self._ticked = False
+        self._map_version = fenced.map_version
         self._edges = EdgeBook(shard)
         settings = around.settings
         records = around.subjects.records(shard.number)
@@ -78,7 +79,7 @@ class ShardWorker(Actor):
             shard,
             self._finished,
             floor_bytes=settings.log_floor_bytes,
-            kept=max(1, settings.cache_max_size // settings.shard_count),
+            kept=max(1, settings.cache_max_size // settings.shards),
             dead_kept_s=settings.dead_retention_s,
         )
         refused: dict[str, int] = {}
@@ -169,6 +170,10 @@ class ShardWorker(Actor):
             busy = Refusal("overloaded", f"shard {self.number} has too much to do", retry=True)
             self._refuse_now(request, busy)
 
+    def adopt(self, map_version: int) -> None:
+        """Items are placed by this map, or a later one, from the next round on."""
+        self._map_version = max(self._map_version, map_version)
+
     def tick(self) -> None:
         """Look at leases, waiters and the age of the last proof; about four times a second."""
         self._ticked = True
@@ -176,10 +181,8 @@ class ShardWorker(Actor):
 
     def look_for_work(self, work_types: list[str]) -> None:
         """Slots for these types are free: wake up if there is ready work for one of them."""
-        for work_type in work_types:
-            if self.ready.get(work_type):
-                self._mailbox.wake()
-                return
+        if any(map(self.ready.get, work_types)):
+            self._mailbox.wake()
 
     def knows(self, agent: str, session: str) -> bool:
         """Whether the session holds anything here."""
@@ -283,17 +286,15 @@ class ShardWorker(Actor):
         return more
 
     def _has_work(self) -> bool:
-        """Whether to look closely: another shard may have taken the slots that woke us up.
-
-        What comes with time alone is looked at with a tick.
-        """
-        if self._ticked or self._mailbox or self._keeping.archived:
-            return True
-        return bool(self._deciding.wanted())
+        """Whether a round has anything to decide: others may have taken what woke us up."""
+        # What comes with time alone is looked at with a tick.
+        waits = self._ticked or self._mailbox or self._keeping.archived
+        return bool(waits or self._deciding.wanted())
 
     def _new_batch(self) -> decide.Batch:
         around = self._around
         self._shard.seq = self._fenced.position.at + 1
+        self._fenced.map_version = self._map_version
         return decide.Batch(
             self._shard,
             self._fenced.owner,
