@@ -24,14 +24,17 @@ from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import BadConfig
 from swarm.hosting.runfile import find_url
 from swarm.setting_kinds import (
+    Address,
     Choice,
     Coordinators,
     Kind,
     Part,
     Rules,
     Seconds,
+    Service,
     Switch,
     Token,
+    Urls,
     Whole,
     parse_coordinators,
 )
@@ -51,7 +54,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     shard_key: str = "hash"
     #: How the key becomes a shard: one of `SHARD_DISTRIBUTIONS`.
     shard_distribution: str = "consistent_hash"
-    #: Names of the coordinators among which shards are placed; see `coordinator_names`.
+    #: The coordinators among which shards are placed, as ``name[=host][:port]``; see
+    #: `coordinator_names` and `coordinator_addresses`.
     coordinators: list[str] = []
     #: Coordinator processes that `swarm up` runs.
     parallel_workers: int = 2
@@ -127,6 +131,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     replicas: int = 1
     #: Of ``/health`` and ``/ready``; 0 = any free one.
     http_port: int = 4000
+    #: Whether work is taken and given over HTTP, too.
+    http_api: bool = True
+    #: Where the coordinators are found: one of `DISCOVERIES`.
+    discovery: str = "nats"
+    #: Of what is asked for it; empty: its usual place.
+    discovery_url: str = ""
+    #: The coordinators' name there.
+    discovery_service: str = "swarm"
+    #: Between two questions where nothing tells of changes, and after one that failed.
+    discovery_interval_s: float = 5.0
 
     @property
     def shards(self) -> int:
@@ -137,7 +151,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def coordinator_names(self) -> list[str]:
         """`coordinators`; without any, ``coordinator-1`` to ``-<parallel_workers>``."""
         generated = [f"coordinator-{number}" for number in range(1, self.parallel_workers + 1)]
-        return list(self.coordinators) or generated
+        return [address.name for address in self.coordinator_addresses] or generated
+
+    @property
+    def coordinator_addresses(self) -> list[Address]:
+        """`coordinators`, taken apart."""
+        return parse_coordinators(" ".join(self.coordinators))
 
 
 # --- settings ----------------------------------------------------------------------------
@@ -158,6 +177,9 @@ class Setting:
 
 
 _WEEK_S = 604_800
+
+#: What `COORDINATOR_DISCOVERY` may be.
+DISCOVERIES = ("nats", "static", "kubernetes", "consul", "etcd")
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("prefix", "SWARM_PREFIX", Token()),
@@ -204,6 +226,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("shard_affinity", "SHARD_AFFINITY", Choice(SHARD_AFFINITIES)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
+    Setting("http_api", "HTTP_API", Switch()),
+    Setting("discovery", "COORDINATOR_DISCOVERY", Choice(DISCOVERIES)),
+    Setting("discovery_url", "DISCOVERY_URL", Urls()),
+    Setting("discovery_service", "DISCOVERY_SERVICE", Service()),
+    Setting("discovery_interval_s", "DISCOVERY_INTERVAL", Seconds(0.2, 3600)),
 )
 _ENV = {setting.field: setting.env for setting in SETTINGS}
 
@@ -287,6 +314,7 @@ def _check_combinations(settings: Settings) -> None:
         ),
         _bad_mailbox(settings),
         _bad_rules(settings),
+        _bad_discovery(settings),
     ]
     for problem in problems:
         if problem:
@@ -325,6 +353,26 @@ def _bad_rules(settings: Settings) -> str:
         return (
             f"ROUTING_RULES (by ROUTING_KEY = {settings.routing_key}) cannot be used: {error}.  "
             "COORDINATORS, or PARALLEL_WORKERS, says which coordinators there are"
+        )
+    return ""
+
+
+def _bad_discovery(settings: Settings) -> str:
+    if settings.discovery == "static" and not settings.coordinators:
+        return (
+            "COORDINATOR_DISCOVERY = static does not go without COORDINATORS: name there where "
+            "each answers HTTP, like coordinator-1:4000"
+        )
+    dns = "dns://" in settings.discovery_url
+    if settings.discovery_url and settings.discovery in ("nats", "static"):
+        return (
+            f"DISCOVERY_URL = {settings.discovery_url!r} does not go with COORDINATOR_DISCOVERY = "
+            f"{settings.discovery}, which asks nobody else: leave it out"
+        )
+    if dns and settings.discovery != "kubernetes":
+        return (
+            f"DISCOVERY_URL = {settings.discovery_url!r} is for COORDINATOR_DISCOVERY = kubernetes "
+            f"(its DNS); for {settings.discovery} write http:// or https://"
         )
     return ""
 

@@ -82,6 +82,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("<p>.routes.<sender>", "client", "router", "Routes", ["RoutingReport"], several=True),
     Route("<p>.attach.<agent>", "agent", "router", "Attach", ["Attached"]),
     Route("<p>.coordinator.<id>.next.<agent>", "agent", "coordinator", "Next"),
+    Route("<p>.coordinator.<id>.recall.<sender>", "agent", "coordinator", "Recall", ["Recalled"]),
     Route("<p>.heartbeat.<agent>", "agent", "coordinator", "Heartbeat"),
     Route("<p>.agent.<agent>.<session>.work", "coordinator", "agent", "Work"),
     Route("<p>.agent.<agent>.<session>.control", "coordinator", "agent", "Control"),

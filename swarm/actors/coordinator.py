@@ -122,6 +122,8 @@ class Coordinator(Actor):
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
+        #: Where its process answers HTTP, for its beats; set before the start.
+        self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
 
@@ -389,6 +391,7 @@ class Coordinator(Actor):
             map_version=self.cluster.map.version,
             rules_version=self.cluster.rules.version,
             routed=self._intake.routers.shown(self._clock()),
+            http=self.http,
         )
 
     def _look_around(self) -> None:

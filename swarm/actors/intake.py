@@ -22,7 +22,7 @@ from swarm.bus.base import Message
 from swarm.core.admission import admit
 from swarm.core.balancing import RoutersSeen
 from swarm.core.checks import command_text_bytes
-from swarm.core.decide import VERB
+from swarm.core.decide import VERB, claim_session
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
 from swarm.messages import (
@@ -36,6 +36,8 @@ from swarm.messages import (
     Next,
     Probe,
     Pulse,
+    Recall,
+    Recalled,
     ShardSubmit,
     Submit,
     SubmitReply,
@@ -51,6 +53,7 @@ _next = msgspec.json.Decoder(Next)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _attention = msgspec.json.Decoder(Attention)
 _probe = msgspec.json.Decoder(Probe)
+_recall = msgspec.json.Decoder(Recall)
 
 #: Routers are forgotten after so many missing probes.
 PROBES_MISSED = 3
@@ -101,6 +104,7 @@ class Intake:
             "next": self.on_next,
             "heartbeat": self.on_heartbeat,
             "attached": self.on_attached,
+            "recall": self.on_recall,
         }
 
     # --- submissions -------------------------------------------------------------------
@@ -221,6 +225,15 @@ class Intake:
         refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
         ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
         self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
+
+    def on_recall(self, message: Message, sender: str) -> None:
+        recall: Recall = decode_body(_recall, message.data)
+        session = claim_session(recall.command_id)
+        # A hint only, as it may tell of what is not durable yet: the shard itself answers the
+        # claim, in its turn.
+        held = [worker.number for worker in self._shards if worker.knows(sender, session)]
+        if message.reply:
+            self._say(message.reply, _encode(Recalled(self._shards.owned(), held)))
 
     def on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)

@@ -49,6 +49,8 @@ class Beat(Struct, omit_defaults=True):
     #: Routers that this coordinator has heard of lately, and the number of the latest `Attach`
     #: from each.
     routed: dict[str, int] = {}
+    #: Where it answers HTTP, as ``host:port``; empty: nowhere.
+    http: str = ""
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

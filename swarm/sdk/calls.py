@@ -80,14 +80,22 @@ class Calls:
     """Requests that `sender` makes over `bus`; begins to listen with the first one."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, runtime: Runtime, sender: str | None = None
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        runtime: Runtime,
+        sender: str | None = None,
+        inbox: str = "",
     ) -> None:
+        """`inbox`: a further token of its reply subjects, where NATS's permissions need one to
+        let this connection hear the answers to several senders."""
         self.bus = bus
         self.subjects = subjects
         self.runtime = runtime
         self.sender = bus.sender if sender is None else sender
         # Random, as other processes may speak as the same sender.
-        self._inbox = f"_INBOX.{self.sender}.{runtime.new_name('r')}"
+        stem = f"{inbox}." if inbox else ""
+        self._inbox = f"_INBOX.{self.sender}.{stem}{runtime.new_name('r')}"
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
         self._subscriptions: list[Subscription] = []
@@ -95,6 +103,11 @@ class Calls:
         self._reconnects = bus.reconnects
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked at the moment."""
+        return not self._waiting
 
     @property
     def item_bytes_max(self) -> int:

@@ -109,7 +109,7 @@ class _Submission:
     async def _send(self, batch: Batch, free: asyncio.Semaphore) -> None:
         calls = self._calls
         try:
-            exchange = _SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
+            exchange = SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
             subject = calls.subjects.submit(batch.work_type, calls.sender)
             deadline = asyncio.get_running_loop().time() + self._timeout_s
             await calls.run(
@@ -134,11 +134,13 @@ def _refused_dependency(position: int, why: SwarmError) -> Refusal:
     )
 
 
-class _SubmitBatch:
+class SubmitBatch:
     """One `Submit`, answered shard by shard; sent again whole while an item is unanswered."""
 
     def __init__(self, command: Submit) -> None:
         self._command = command
+        #: Of the first try: a command may have been sent before, by others.
+        self._retry_first = command.retry
         self._answers: dict[int, str | Refusal] = {}
         #: Of items refused for now: the tries that were.
         self._tries: dict[int, Tries] = {}
@@ -146,7 +148,7 @@ class _SubmitBatch:
         self._whole = Tries()
 
     def encode(self, attempt: int) -> bytes:
-        self._command.retry = attempt
+        self._command.retry = self._retry_first + attempt
         self._whole.count = attempt + 1
         return _encode(self._command)
 

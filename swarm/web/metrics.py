@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from swarm.discovery.base import MemberSet
 from swarm.messages import Beat, RoutingReport, ShardStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,6 +65,8 @@ class Figures(Struct):
     storage: Fullness | None = None
     #: What the router of this node has chosen; None: it has none.
     routing: RoutingReport | None = None
+    #: The coordinators that discovery has found.
+    found: MemberSet | None = None
 
 
 def render(figures: Figures) -> bytes:
@@ -83,6 +86,7 @@ class _Shown(Collector):
         yield from _of_swarm(self._figures)
         yield from _of_storage(self._figures.storage)
         yield from _of_routing(self._figures.routing)
+        yield from _of_discovery(self._figures.found)
 
 
 def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
@@ -221,3 +225,22 @@ def _of_rules(routing: RoutingReport) -> Iterator[Metric]:
         "Version of the routing rules; 0: those of the settings",
         value=routing.version,
     )
+
+
+def _of_discovery(found: MemberSet | None) -> Iterator[Metric]:
+    if found is None:
+        return
+    members = GaugeMetricFamily(
+        "swarmsh_discovered_coordinators",
+        "Coordinators that COORDINATOR_DISCOVERY has found",
+        labels=["source"],
+    )
+    members.add_metric([found.source], len(found.members))
+    yield members
+    stale = GaugeMetricFamily(
+        "swarmsh_discovery_stale",
+        "Whether discovery does not answer, so that the last known ones are in use",
+        labels=["source"],
+    )
+    stale.add_metric([found.source], found.stale)
+    yield stale

@@ -165,6 +165,7 @@ RICH_BEAT = m.Beat(
     map_version=2,
     rules_version=5,
     routed={"r5f6e7d8c": 17},
+    http="coordinator-1:4000",
 )
 ROUTED_RULE = m.RuleRouted("feature", ["coordinator-1"])
 RICH_ROUTED_RULE = m.RuleRouted(
@@ -256,6 +257,8 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "ShardStats": (STATS, FULL_STATS),
     # agents
     "Claim": (m.Claim(COMMAND, ["feature"]), m.Claim(COMMAND, ["feature", "review"], 3600.0, 1)),
+    "Recall": (m.Recall(COMMAND), m.Recall(COMMAND)),
+    "Recalled": (m.Recalled([]), m.Recalled([0, 3], [3])),
     "Complete": (
         m.Complete(COMMAND, "3-17", TOKEN),
         m.Complete(COMMAND, "3-17", TOKEN, Raw(b'{"words":[2,{"a":"\\u00e4"}]}'), 1),

@@ -51,7 +51,7 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "SHARD_KEY": ("work_type", '"work_type"', "work_type"),
         "SHARDING_ENABLED": ("0", "false", False),
         "SHARD_DISTRIBUTION": ("round_robin", '"round_robin"', "round_robin"),
-        "COORDINATORS": ("a:4000\n b", '["a:4000", "b"]', ["a", "b"]),
+        "COORDINATORS": ("a:4000\n b=h:1", '["a:4000", "b=h:1"]', ["a:4000", "b=h:1"]),
         "PARALLEL_WORKERS": ("5", "5", 5),
         "CONNECTION_POOL_SIZE": ("500", "500", 500),
         "BATCH_SIZE": ("7", "7", 7),
@@ -94,6 +94,11 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "SHARD_AFFINITY": ("strict", '"strict"', "strict"),
         "LOG_REPLICAS": ("3", "3", 3),
         "HTTP_PORT": ("0", "0", 0),
+        "HTTP_API": ("0", "false", False),
+        "COORDINATOR_DISCOVERY": ("etcd", '"etcd"', "etcd"),
+        "DISCOVERY_URL": ("", '""', ""),
+        "DISCOVERY_SERVICE": ("swarm.agents", '"swarm.agents"', "swarm.agents"),
+        "DISCOVERY_INTERVAL": ("0.5", "0.5", 0.5),
     }
     assert set(values) == {setting.env for setting in SETTINGS}
     for setting in SETTINGS:
@@ -118,6 +123,16 @@ BAD_VALUES = [
     ("COORDINATORS", "a:0", "'a:0' has no port"),
     ("COORDINATORS", "a b a:1", "'a' is there twice"),
     ("COORDINATORS", "a.b", "'a.b' is no coordinator name"),
+    ("COORDINATORS", "a=", "'a=' is no coordinator name"),
+    ("COORDINATORS", "a=b c:", "'c:' has no port"),
+    ("COORDINATORS", "a=b:99999", "'a=b:99999' has no port"),
+    ("HTTP_API", "2", "0, 1, false, true"),
+    ("COORDINATOR_DISCOVERY", "zookeeper", "nats, static, kubernetes, consul, etcd"),
+    ("DISCOVERY_URL", "localhost:8500", "'localhost:8500' is none"),
+    ("DISCOVERY_URL", "http://", "'http://' names no host"),
+    ("DISCOVERY_URL", "dns://a b", "is none"),
+    ("DISCOVERY_SERVICE", "a b", "a service's name"),
+    ("DISCOVERY_INTERVAL", "0", "seconds from 0.2"),
     ("PARALLEL_WORKERS", "-1", "1 to 256"),
     ("CONNECTION_POOL_SIZE", "0", "1 to 10000"),
     ("BATCH_SIZE", "0", "1 to 10000"),
@@ -288,6 +303,32 @@ def test_the_settings_survive_being_written(tmp_path: Path) -> None:
         }
     )
     assert load({}, written(tmp_path, to_toml(settings))) == settings
+
+
+def test_coordinators_have_names_hosts_and_ports() -> None:
+    settings = load({"COORDINATORS": "a b:81 c=10.0.0.3 d=x.example.com:82 e=[fd00::1]:83"})
+    assert settings.coordinator_names == ["a", "b", "c", "d", "e"]
+    places = [(one.host, one.port) for one in settings.coordinator_addresses]
+    assert places == [
+        ("a", 0),
+        ("b", 81),
+        ("10.0.0.3", 0),
+        ("x.example.com", 82),
+        ("[fd00::1]", 83),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "url", "said"),
+    [
+        ("static", "", "COORDINATOR_DISCOVERY = static does not go without COORDINATORS"),
+        ("nats", "http://h:1", "which asks nobody else"),
+        ("etcd", "dns://", "for etcd write http:// or https://"),
+    ],
+)
+def test_impossible_discovery_is_refused(by: str, url: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        load({"COORDINATOR_DISCOVERY": by, "DISCOVERY_URL": url})
 
 
 # --- what we ship --------------------------------------------------------------------
