@@ -100,7 +100,8 @@ async def unsubscribe(subscriptions: Iterable[Subscription]) -> None:
 async def let_out() -> None:
     """Let what was said leave before more is computed, so that others can begin with it.
 
-    The connection's writer has the next turn of the loop, which writes at the end of it.
+    What was begun has the next turn of the loop, the connection's writer the one after that,
+    and the loop writes at its end.
     """
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)

@@ -263,7 +263,6 @@ class ShardWorker(Actor):
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
             # While it is under way nothing is decided, but answers can be encoded.
-            await asyncio.sleep(0)
             await let_out()
             ready = answers.encoded(
                 self._around.subjects, self._around.coordinator, self._bus.max_payload
