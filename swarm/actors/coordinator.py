@@ -107,8 +107,8 @@ class Coordinator(Actor):
             **self._intake.handlers,
             "handoff": self._handoffs.on_handoff,
             "move": self._handoffs.on_move,
-            "borrow": lambda message, sender: self._lending.on_borrow(message.data, sender),
-            "lend": lambda message, sender: self._lending.on_lend(message.data, sender),
+            "borrow": self._lending.on_borrow,
+            "lend": self._lending.on_lend,
             "beat": self._on_beat,
         }
         self._takers_wanted = False
@@ -246,20 +246,23 @@ class Coordinator(Actor):
             while self._mailbox:
                 self._take(self._mailbox.pop())
             self._wake_workers()
-            live = self._presence.live()
-            self._lending.give_back()
-            self._lending.offer(live)
+            live, ready = self._presence.live(), self._shards.ready()
+            self._lending.give_back(ready)
+            self._lending.offer(live, ready)
             if self._takers_wanted and len(live) > 1:
                 self._seek_takers(live)
             self._tell_gone()
-            self._tell_news()
+            self._tell_news(ready)
             await self._say.flush()
 
     def _wake_workers(self) -> None:
         # A function of its own: no variable keeps a worker, and its state, when it has gone.
         tick, self._tick_wanted = self._tick_wanted, False
+        waited_for = self._pool.waiting()
+        if not tick and not waited_for:
+            return
         for worker in self._shards:
-            worker.look_for_slots()
+            worker.look_for_work(waited_for)
             if tick:
                 # From here, as every heartbeat that has arrived is with its worker now.
                 worker.tick()
@@ -324,10 +327,10 @@ class Coordinator(Actor):
                 pause_s = min(pause_s, self._presence.members.missed_in(self._clock()))
             await asyncio.sleep(pause_s)
 
-    def _tell_news(self) -> None:
+    def _tell_news(self, ready: dict[str, int]) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
         shown = self._presence.shown
-        newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
+        newly_ready = not ready.keys() <= shown.ready.keys()
         newly_served = shown.idle.keys() != self._pool.served.keys()
         if newly_ready or newly_served or shown.owns != self.owned or self._is_cluster_news():
             self._presence.beat()
@@ -385,10 +388,7 @@ class Coordinator(Actor):
         if self._presence.hearing():
             for name in self._presence.members.newly_dead(now):
                 self._gone.setdefault(name, now + GONE_S)
-            if not self.draining:
-                self._shards.look_around()
-            else:
-                self._shards.standbys.follow(())
+            self._shards.standbys.follow(()) if self.draining else self._shards.look_around()
             if self._shards.listened:
                 live, settled = self._presence.live(), self._shards.settled
                 self.leader.look_around(live, settled, self.draining)
