@@ -25,7 +25,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import nats
 from msgspec import Struct
 from nats.aio.client import Client
@@ -50,6 +49,8 @@ PREFIX = "swarm"
 FEW = 1000
 #: The payload is one JSON string, so long with its quotes.
 PAYLOAD_BYTES = 100
+#: A smaller shard is not recorded beside the others.
+FULL_ITEMS = 1_000_000
 CHECKPOINT_BYTES = 150_000
 CHECKPOINTS_AT_ONCE = 8
 #: A process is at rest when its resident set has not grown for so many looks.
@@ -340,7 +341,9 @@ def main() -> int:
     parser.add_argument("--opens", type=int, default=3, help="cold openings (default: 3)")
     parser.add_argument("--rate", type=float, default=200.0, help="probes a second (default: 200)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of probing (default: 20)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="record there; with fewer items only so"
+    )
     args = parser.parse_args()
     if args.items <= 0 or args.items % BATCH:
         parser.error(f"--items {args.items}: give a multiple of {BATCH}")
@@ -350,8 +353,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="swarm-shard-life-") as directory:
         life: Life = run(measure(plan, Path(directory)))
     print(tell(life))
-    if args.out is not None:
-        args.out.write_bytes(msgspec.json.format(msgspec.json.encode(life), indent=1) + b"\n")
+    # These show what is measured here.
+    from bench import long_runs  # noqa: PLC0415
+    from bench.recording import record  # noqa: PLC0415
+
+    print(record(life, long_runs.SHARD_LIFE, args.out, full=args.items >= FULL_ITEMS))
     return 0
 
 
