@@ -20,13 +20,13 @@ import msgspec
 import nats
 
 from bench import long_runs, machine
-from bench.child import Failed, cpu_seconds
+from bench.child import Failed
 from bench.long_runs import ENTERPRISE, Rehearsal
 from bench.nodes import Nodes, running
 from bench.plan import BATCH, Job, Measured
 from bench.recording import record
 from bench.running import WARM
-from bench.scale import roles_of, until_settled
+from bench.scale import at_rest, roles_of, until_settled
 from bench.session import run_load
 from swarm.bus.disk import stored_bytes
 from swarm.bus.embedded import EmbeddedServer, find_binary
@@ -105,7 +105,7 @@ async def measure(plan: Plan, directory: Path) -> Rehearsal:
             await until_settled(nodes, PREFIX, plan.coordinators, plan.shards)
             settled_s = time.monotonic() - clock
             pids = {"nats": server.pid, **nodes.pids}
-            idle = await _idle(pids, plan.idle_s)
+            idle = await at_rest(pids, plan.idle_s)
             watch = Watch(pids, server.store_dir)
             before = await _network(directory / "nats")
             began = time.monotonic()
@@ -137,14 +137,6 @@ async def measure(plan: Plan, directory: Path) -> Rehearsal:
         )
     finally:
         await server.stop()
-
-
-async def _idle(pids: dict[str, int], seconds: float) -> dict[str, float]:
-    """CPU of each process, % of a core."""
-    started, before = time.monotonic(), cpu_seconds(pids)
-    await asyncio.sleep(seconds)
-    took, after = time.monotonic() - started, cpu_seconds(pids)
-    return {name: 100 * (after[name] - before[name]) / took for name in pids if name in after}
 
 
 async def _load(

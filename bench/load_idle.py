@@ -10,7 +10,7 @@ from bench.ours import Agents, Ids, count
 from bench.plan import Job, Measured
 
 #: After the last attach, before the clock starts: heartbeats are spread out by then.
-SETTLE_S = 6.0
+SETTLE_S = 5.0
 
 
 async def load(job: Job) -> None:
@@ -28,7 +28,7 @@ async def load(job: Job) -> None:
         await asyncio.sleep(job.seconds)
         seconds, after = loop.time() - started, cpu_seconds(job.pids)
     errors.check()
-    measured = Measured(job.agents, seconds, {}, await count(client, job), agents.noted())
+    measured = Measured(0, seconds, {}, await count(client, job), agents.noted())
     for role, pid in job.pids.items():
         cpu = 100 * (after[role] - before[role]) / seconds if after else 0.0
         measured.figures[f"{role}_cpu_percent"] = round(cpu, 3)

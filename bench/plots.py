@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.peers.plan import PEERS
-from bench.plan import LIMIT, NO_SYNC, ONE_200, OURS, PLAIN, SYNC
+from bench.plan import LIMIT, NO_SYNC, ONE_200, OURS, OURS_16, PLAIN, SYNC
 from bench.results import (
     Figure,
     Results,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Ours stands out; the others are grey; a second series of ours is lighter.
 OURS_COLOUR, LIGHT, GREY, DARK = "#0b6e4f", "#7fb7a3", "#9aa0a6", "#4a4f54"
+COLOURS = (LIGHT, OURS_COLOUR, GREY, DARK)
 SIZE = (7.2, 3.9)
 DPI = 150
 
@@ -110,9 +111,12 @@ def throughput(section: Section, axes: Axes) -> bool:
     for y, cell in zip(places_y, cells, strict=True):
         axes.text(cell.most + right * 0.01, y, _short(cell.median), va="center", fontsize=8)
     axes.set_xlim(0, right * 1.12)
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.set_xlabel("items claimed and completed a second (more is better)")
-    axes.set_title("One item at a time, 91 bytes, durable queue")
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value).replace(".0k", "k"))
+    for label in axes.get_yticklabels():
+        if label.get_text().startswith("ours"):
+            label.set_fontweight("bold")
+    axes.set_xlabel("items a second (more is better); synced: on the disk before any answer")
+    axes.set_title("Claimed and completed, one at a time")
     return True
 
 
@@ -121,24 +125,21 @@ def throughput(section: Section, axes: Axes) -> bool:
 
 def latency(section: Section, axes: Axes) -> bool:
     """p50 and p99 against the rate."""
-    groups = _by_number(section, "at_", SYNC)
+    groups = _by_number(section, "at_", SYNC, OURS_16.name)
     if not groups:
         return False
     for name, label, colour in (
-        ("start_p50_ms", "work starts, p50", LIGHT),
-        ("start_p99_ms", "work starts, p99", OURS_COLOUR),
-        ("submit_p99_ms", "acknowledged as durable, p99", GREY),
+        ("start_p99_ms", "the agent has it, p99", OURS_COLOUR),
+        ("start_p50_ms", "the agent has it, p50", LIGHT),
     ):
         _line(axes, groups, figure(name), label, colour)
     axes.set_xscale("log")
     axes.set_xticks(list(groups), [f"{number:,}" for number in groups])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("items submitted a second, one a request")
     axes.set_ylabel("milliseconds")
-    axes.set_title("From submission to its agent, 1,000 agents attached, synced")
-    axes.legend(frameon=False)
-    axes.grid(axis="y", alpha=0.3)
+    axes.set_title("From submission to its agent: 1,000 agents, 16 shards, synced")
+    _finish(axes)
     return True
 
 
@@ -158,12 +159,10 @@ def queue(section: Section, axes: Axes) -> bool:
     axes.set_xscale("log")
     axes.set_xticks(list(groups), [f"{number:,}" for number in groups])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("items in the queue (one shard)")
     axes.set_ylabel("CPU µs per item claimed and completed")
     axes.set_title("Cost against the length of the queue")
-    axes.legend(frameon=False)
-    axes.grid(axis="y", alpha=0.3)
+    _finish(axes)
     return True
 
 
@@ -179,18 +178,19 @@ def agents(section: Section, axes: Axes) -> bool:
     groups = _by_number(section, "idle_", SYNC)
     if not groups:
         return False
-    _line(axes, groups, figure("system_cpu_percent"), "CPU", OURS_COLOUR)
-    axes.set_ylim(bottom=0)
+    _line(axes, groups, figure("system_cpu_percent"), "CPU (left)", OURS_COLOUR)
     axes.set_ylabel("coordinator, % of one core")
     axes.set_xlabel("agents attached, waiting for work")
+    axes.set_xticks(list(groups), [f"{number:,}" for number in groups])
     memory = axes.twinx()
-    _line(memory, groups, figure("system_mb"), "memory", GREY)
-    memory.set_ylim(bottom=0)
+    _line(memory, groups, figure("system_mb"), "memory (right)", GREY)
     memory.set_ylabel("coordinator, MB resident")
     memory.spines["right"].set_visible(True)
-    lines = [*axes.get_lines(), *memory.get_lines()]
-    shown = [line for line in lines if not str(line.get_label()).startswith("_")]
-    axes.legend(shown, [str(line.get_label()) for line in shown], frameon=False)
+    memory.set_ylim(0, memory.get_ylim()[1] * 1.6)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
+    lines, labels = axes.get_legend_handles_labels()
+    more_lines, more_labels = memory.get_legend_handles_labels()
+    axes.legend(lines + more_lines, labels + more_labels, frameon=False, loc="lower right")
     axes.set_title("What idle agents cost their coordinator")
     return True
 
@@ -199,52 +199,47 @@ def agents(section: Section, axes: Axes) -> bool:
 
 
 def shards(section: Section, axes: Axes) -> bool:
-    """CPU time an item by size."""
-    names = list(dict.fromkeys(s.workload for s in section.sessions if "cost_us" in s.figures))
-    if not names:
+    """CPU time an item by size: a line for each number of shards."""
+    of_size: dict[int, dict[int, list[Session]]] = {}
+    for session in section.sessions:
+        if "cost_us" in session.figures:
+            coordinators, shard_count = map(int, session.workload.split("_")[1:])
+            line = of_size.setdefault(shard_count, {})
+            line.setdefault(coordinators, []).append(session)
+    if not of_size:
         return False
-    counts = sorted({int(name.split("_")[2]) for name in names})
-    sizes = sorted({int(name.split("_")[1]) for name in names})
-    width = 0.8 / len(counts)
-    for place, count in enumerate(counts):
-        cells = [_cost_of(section, f"scale_{size}_{count}") for size in sizes]
-        shown = [(at, cell) for at, cell in enumerate(cells) if cell is not None]
-        axes.bar(
-            [at + (place - (len(counts) - 1) / 2) * width for at, _ in shown],
-            [cell.median for _, cell in shown],
-            width * 0.92,
-            yerr=_whiskers([cell for _, cell in shown]),
-            label=f"{count} shards",
-            color=(LIGHT, OURS_COLOUR, GREY, DARK)[place % 4],
-            error_kw={"ecolor": DARK, "elinewidth": 1, "capsize": 2},
-        )
-    axes.set_xticks(range(len(sizes)), [f"{size} coordinators" for size in sizes])
+    for (count, line), colour in zip(sorted(of_size.items()), COLOURS, strict=False):
+        _line(axes, dict(sorted(line.items())), figure("cost_us"), f"{count} shards", colour)
+    sizes = sorted({size for line in of_size.values() for size in line})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel("coordinators")
     axes.set_ylabel("CPU µs per item,\ncoordinators + router + nats-server")
     axes.set_title("Cost against coordinators and shards")
-    axes.legend(frameon=False, ncols=len(counts))
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+    _finish(axes)
     return True
-
-
-def _cost_of(section: Section, name: str) -> Spread | None:
-    of_name = [s for s in section.sessions if s.workload == name and "cost_us" in s.figures]
-    return spread(map(figure("cost_us"), of_name))
 
 
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _by_number(section: Section, prefix: str, server: str) -> dict[int, list[Session]]:
+def _by_number(
+    section: Section, prefix: str, server: str, system: str = ""
+) -> dict[int, list[Session]]:
     """The sessions of workloads like `queue_1000`, by that number."""
     found: dict[int, list[Session]] = {}
     for session in section.sessions:
-        if session.workload.startswith(prefix) and session.server == server:
+        of_system = system in ("", session.system)
+        if session.workload.startswith(prefix) and session.server == server and of_system:
             found.setdefault(int(session.workload.removeprefix(prefix)), []).append(session)
     return dict(sorted(found.items()))
 
 
 def _line(
-    axes: Axes, groups: dict[int, list[Session]], of: Figure, label: str, colour: str
+    axes: Axes,
+    groups: dict[int, list[Session]],
+    of: Figure,
+    label: str,
+    colour: str,
 ) -> None:
     cells = {number: spread(map(of, sessions)) for number, sessions in groups.items()}
     shown = {number: cell for number, cell in cells.items() if cell is not None}
@@ -253,11 +248,19 @@ def _line(
         [cell.median for cell in shown.values()],
         yerr=_whiskers(list(shown.values())),
         marker="o",
+        markersize=5,
         color=colour,
         label=label,
         capsize=3,
         elinewidth=1,
     )
+
+
+def _finish(axes: Axes) -> None:
+    """From zero, with room above, a grid and a legend."""
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
 
 
 def _whiskers(cells: list[Spread] | tuple[Spread, ...]) -> list[list[float]]:

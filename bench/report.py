@@ -30,6 +30,7 @@ from bench.results import (
     chosen,
     cpu_us,
     figure,
+    figures,
     gate,
     rate,
     ratios,
@@ -303,7 +304,7 @@ def _durability() -> str:
 
 
 def _figures(sessions: list[Session], name: str, shown: str) -> str:
-    values = [s.figures[name] for s in sessions if name in s.figures]
+    values = figures(sessions, name)
     return shown.format(statistics.median(values)) if values else "–"
 
 
@@ -321,18 +322,20 @@ def of_latency(section: Section) -> str:
         "durable, p99": "submit_p99_ms",
     }
     rows = [["load", *columns]]
-    for name, server in _groups(section):
-        sessions = [s for s in section.sessions if (s.workload, s.server) == (name, server)]
-        title = name.replace("at_", "") + " items/s"
+    for key in dict.fromkeys((s.workload, s.server, s.system) for s in section.sessions):
+        name, server, system = key
+        sessions = chosen(section, system, name, server)
+        shards = "1 shard" if system == OURS.name else f"{OURS_16.shards} shards"
+        title = f"{name.replace('at_', '')} items/s, {shards}"
         if name == "hosted":
-            title = f"{section.settings['hosted_rate']:.0f} items/s, hosted agents of the SDK"
+            title = f"{section.settings['hosted_rate']:.0f} items/s, {shards}, hosted agents"
         cells = [
-            of_spread(spread(map(figure(column), sessions)), lambda x: f"{x:.1f}")
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.1f}")
             for column in columns.values()
         ]
         rows.append([f"{title}, {server}", *cells])
     hosted = [s for s in section.sessions if s.workload == "hosted"]
-    figures = (
+    hosting = (
         f"Hosted: {section.settings['hosted_agents']:,} agents of the SDK "
         f"in one process over {hosted[0].figures['connections']:.0f} connections: "
         f"{_figures(hosted, 'host_mb', '{:.0f}')} MB in all, "
@@ -351,7 +354,7 @@ def of_latency(section: Section) -> str:
                 "attached and idle: median of the rounds, [least–most]."
             ),
             table(rows),
-            figures,
+            hosting,
         ]
         if part
     )
@@ -384,7 +387,7 @@ def of_idle(section: Section) -> str:
     for name, _ in _groups(section):
         sessions = [s for s in section.sessions if s.workload == name]
         cells = [
-            of_spread(spread(map(figure(column), sessions)), lambda x: f"{x:.1f}")
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.1f}")
             for column in ("system_cpu_percent", "system_mb", "nats_cpu_percent")
         ]
         rows.append([name[5:], *cells])
@@ -410,6 +413,8 @@ def of_scale(section: Section) -> str:
             "of the smallest's",
             "NATS alone, µs",
             "agents' process, µs",
+            "items/s",
+            "at rest, % of a core",
         ]
     ]
     groups = _groups(section)
@@ -421,16 +426,19 @@ def of_scale(section: Section) -> str:
             spread(ratios(sessions, first, figure("cost_us"))), lambda value: f"{value:.2f}"
         )
         cells = [
-            of_spread(spread(map(figure(column), sessions)), lambda x: f"{x:.0f}")
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.0f}")
             for column in ("cost_us", "nats_us", "load_us")
         ]
-        rows.append([coordinators, shards, cells[0], share, cells[1], cells[2]])
+        rest = of_spread(spread(figures(sessions, "rest_percent")), lambda x: f"{x:.0f}")
+        row = [coordinators, shards, cells[0], share, cells[1], cells[2], _rates(sessions), rest]
+        rows.append(row)
     return "\n\n".join(
         [
             heading("Coordinators and shards", section),
             (
                 "CPU time of real node processes, one standby a shard, with 1,000 agents that "
-                "complete one item at a time."
+                "complete one item at a time; what the nodes use at rest is part of it. All share "
+                "the cores of one machine."
             ),
             table(rows),
         ]

@@ -80,6 +80,11 @@ def figure(name: str) -> Figure:
     return lambda session: session.figures[name]
 
 
+def figures(sessions: list[Session], name: str) -> list[float]:
+    """Of those that have it: an earlier version of the benchmark may not have measured it."""
+    return [session.figures[name] for session in sessions if name in session.figures]
+
+
 def load(path: Path) -> Results:
     """What is recorded; nothing where there is none."""
     if not path.exists():

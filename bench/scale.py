@@ -8,10 +8,11 @@ says what more machines would give.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from bench import machine
-from bench.child import Failed
+from bench.child import Failed, cpu_seconds
 from bench.nodes import Nodes, running
 from bench.plan import SYNC, Job
 from bench.results import Session
@@ -23,7 +24,9 @@ from swarm.sdk.client import Swarm
 SIZES = ((2, 16), (4, 16), (8, 16), (2, 64), (8, 64))
 QUICK_SIZES = ((2, 4),)
 AGENTS = 1000
-ITEMS = 10_000
+ITEMS = 12_000
+#: How long the nodes are watched at rest.
+REST_S = 1.0
 READY_S = 120.0
 LOOK_S = 0.1
 SESSION_S = 240.0
@@ -60,6 +63,8 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
     kept = {"SHARD_COUNT": str(shards), "SWARM_PREFIX": prefix}
     async with running(server.url, logs, roles, **kept) as nodes:
         await until_settled(nodes, prefix, coordinators, shards)
+        pids = {"nats": server.pid, **nodes.pids}
+        rest = await at_rest(pids, REST_S)
         job = Job(
             server.url,
             prefix,
@@ -68,7 +73,7 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
             1,
             items,
             int(items * WARM),
-            pids={"nats": server.pid, **nodes.pids},
+            pids=pids,
         )
         client = env.clients[SYNC]
         measured = await run_load("bench.ours", job, client, env.directory, SESSION_S)
@@ -81,13 +86,21 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
             "nats_us": round(1e6 * by_role["nats"] / measured.items, 1),
             "load_us": round(1e6 * by_role["load"] / measured.items, 1),
         }
-        measured.figures["cost_us"] = round(
-            measured.figures["nodes_us"] + measured.figures["nats_us"], 1
-        )
+        figures = measured.figures
+        figures["cost_us"] = round(figures["nodes_us"] + figures["nats_us"], 1)
+        figures["rest_percent"] = round(sum(rest.values()), 2)
     name = f"scale_{coordinators}_{shards}"
     session = session_of(number, "nodes", name, items, measured, probe_ms, SYNC)
     tell(session, f"{coordinators} coordinators, {shards} shards")
     return session
+
+
+async def at_rest(pids: dict[str, int], seconds: float) -> dict[str, float]:
+    """CPU of each process that has nothing to do, % of a core."""
+    started, before = time.monotonic(), cpu_seconds(pids)
+    await asyncio.sleep(seconds)
+    took, after = time.monotonic() - started, cpu_seconds(pids)
+    return {name: 100 * (after[name] - before[name]) / took for name in pids if name in after}
 
 
 def roles_of(coordinators: int) -> dict[str, str]:

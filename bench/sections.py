@@ -14,7 +14,9 @@ from bench.plan import (
     LIMIT_OVER_PLAIN_MIN,
     MATRIX,
     NO_SYNC,
+    ONE_10,
     ONE_200,
+    ONE_1000,
     OURS,
     OURS_16,
     PLAIN,
@@ -43,10 +45,17 @@ TRIAL_ITEMS_PLAIN = 2000
 QUICK_ITEMS = {"submit": 10_000, "one_200": 3000, "tens_100": 10_000}
 QUICK_ITEMS_PLAIN = 500
 ITEMS_MAX = 1_500_000
+#: Workloads that show a range and carry no goal: fewer rounds of them do.
+BESIDE = (ONE_10, ONE_1000)
 
 #: Submissions a second at which latency is measured, and for how long.
-LATENCY_RATE = 1000.0
-LATENCY_RATES = (200.0, 1000.0, 2000.0)
+LATENCIES: tuple[tuple[System, float, str], ...] = (
+    *((OURS_16, rate, SYNC) for rate in (200.0, 1000.0, 2000.0)),
+    (OURS_16, 1000.0, NO_SYNC),
+    (OURS, 1000.0, SYNC),
+    (OURS, 1000.0, NO_SYNC),
+)
+LATENCIES_QUICK = ((OURS_16, 1000.0, SYNC),)
 LATENCY_S = 5.0
 LATENCY_QUICK_S = 1.0
 #: Agents of the SDK in one process, and the rate at which they get work.
@@ -54,7 +63,7 @@ HOSTED_AGENTS = 1000
 HOSTED_QUICK = 50
 HOSTED_CONNECTIONS = 4
 HOSTED_RATE = 100.0
-IDLE_S = 6.0
+IDLE_S = 5.0
 IDLE_QUICK_S = 1.0
 IDLE_AGENTS = (0, 500, 1000)
 QUEUES = (1000, 10_000, 100_000, 1_000_000)
@@ -89,6 +98,8 @@ async def rates(env: Env) -> list[Session]:
     sessions: list[Session] = []
     for number in range(1 if options.quick else 0, options.rounds + 1):
         for workload, server, systems in matrix:
+            if number > options.few_rounds and workload in BESIDE:
+                continue
             for system in systems:
                 key = (system.name, workload.name, server)
                 items = items_for(
@@ -140,23 +151,20 @@ async def latency(env: Env) -> list[Session]:
     """Items on a schedule, with 1,000 agents that wait for work."""
     options, sessions = env.options, []
     workload = Workload("latency", 1000, 1, "submit to start, 1,000 agents")
-    rated = (LATENCY_RATE,) if options.quick else LATENCY_RATES
     seconds = LATENCY_QUICK_S if options.quick else LATENCY_S
     for number in range(1, options.few_rounds + 1):
-        for server in (SYNC,) if options.quick else (SYNC, NO_SYNC):
-            for rate in rated if server == SYNC else (LATENCY_RATE,):
-                job = Job("", "", 0, 0, 0, 0, 0, rate=rate)
-                session = await env.session(
-                    number,
-                    OURS_16,
-                    workload,
-                    int(rate * seconds),
-                    server,
-                    load="bench.load_latency",
-                    job=job,
-                    name=f"at_{rate:.0f}",
-                )
-                sessions.append(session)
+        for system, rate, server in LATENCIES_QUICK if options.quick else LATENCIES:
+            session = await env.session(
+                number,
+                system,
+                workload,
+                int(rate * seconds),
+                server,
+                load="bench.load_latency",
+                job=Job("", "", 0, 0, 0, 0, 0, rate=rate),
+                name=f"at_{rate:.0f}",
+            )
+            sessions.append(session)
     sessions += await hosted(env)
     return sessions
 
@@ -187,7 +195,6 @@ def _latency_settings(env: Env) -> Settled:
         "rounds": env.options.few_rounds,
         "seconds": LATENCY_QUICK_S if quick else LATENCY_S,
         "agents": 1000,
-        "shards": OURS_16.shards,
         "hosted_agents": HOSTED_QUICK if quick else HOSTED_AGENTS,
         "hosted_connections": HOSTED_CONNECTIONS,
         "hosted_rate": HOSTED_RATE,
