@@ -1,25 +1,21 @@
 """Agents of the SDK, many in one process, on a few NATS connections; items on a schedule.
 
-Each is an `Agent` as anybody writes one, with an async handler that returns at once.  The
-time of an item ends when its handler starts.  The submitter is part of this process.
+Each is an `Agent` as anybody writes one, with an async handler that returns at once; an
+`AgentHost` runs them.  The time of an item ends when its handler starts.  The submitter is
+part of this process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 
 from bench import machine
 from bench.child import Errors, Failed, Meter, check, connect, main, say_measured, stand_by
 from bench.load_latency import SETTLE_S, Paced, figures_of
 from bench.ours import count
 from bench.plan import WORK_TYPE, Job
-from swarm import Agent, Context
-from swarm.bus.jetstream import JetStreamBus
-from swarm.bus.jetstream import connect as connect_bus
-from swarm.sdk.client import Swarm
-from swarm.sdk.runners import InlineRunner
+from swarm import Agent, AgentHost, Context, Swarm
 
 ATTACHED_S = 60.0
 LOOK_S = 0.1
@@ -31,53 +27,54 @@ class Hosted:
     def __init__(self, job: Job, meter: Meter) -> None:
         self._job = job
         self._meter = meter
-        self._agents: list[Agent] = []
-        self._running: list[asyncio.Task[None]] = []
+        self._host = AgentHost([self._agent(n) for n in range(job.agents)], job.connections)
+        self._running: asyncio.Task[None] | None = None
         #: Of each item, from when it was due to when its handler started.
         self.started_s: list[float] = []
 
-    async def start(self, buses: list[JetStreamBus]) -> None:
-        """All of them, over the connections in turn; returns when all are attached."""
-        for number in range(self._job.agents):
-            agent = Agent(
-                agent_id=f"hosted-{number}", prefix=self._job.prefix, runner=InlineRunner()
-            )
-            agent.handles(WORK_TYPE)(self._handle)
-            self._agents.append(agent)
-            running = asyncio.create_task(agent.run(buses[number % len(buses)]))
-            self._running.append(running)
-        swarm = Swarm(buses[0], prefix=self._job.prefix)
-        async with swarm, asyncio.timeout(ATTACHED_S):
+    async def start(self) -> None:
+        """All of them; returns when all are attached."""
+        self._running = asyncio.create_task(self._host.run(self._job.url))
+        async with (
+            Swarm.connect(self._job.url, prefix=self._job.prefix) as swarm,
+            asyncio.timeout(ATTACHED_S),
+        ):
             while await self._attached(swarm) < self._job.agents:
-                self._check()
-                await asyncio.sleep(LOOK_S)
+                await self._look()
 
     async def finish(self, deadline_s: float) -> None:
         """Return when all items are done."""
         async with asyncio.timeout(deadline_s):
             while not self._meter.finished:
-                self._check()
-                await asyncio.sleep(LOOK_S)
+                await self._look()
 
     async def stop(self) -> None:
-        """All leave."""
-        for agent in self._agents:
-            agent.stop()
-        await asyncio.gather(*self._running)
+        """All finish and leave."""
+        assert self._running is not None, "started before"
+        self._host.stop()
+        await self._running
 
-    async def _handle(self, context: Context) -> None:
-        self.started_s.append(time.monotonic() - context.payload)
-        self._meter.count(1)
+    def _agent(self, number: int) -> Agent:
+        agent = Agent(agent_id=f"hosted-{number}", prefix=self._job.prefix)
+
+        @agent.handles(WORK_TYPE)
+        async def handle(context: Context) -> None:
+            # In the host's one thread for handlers.
+            self.started_s.append(time.monotonic() - context.payload)
+            self._meter.count(1)
+
+        return agent
 
     async def _attached(self, swarm: Swarm) -> int:
         beats = (await swarm.describe()).coordinators
         return sum(beat.sessions for beat in beats)
 
-    def _check(self) -> None:
-        for running in self._running:
-            if running.done():
-                running.result()
-                raise Failed("an agent has ended")
+    async def _look(self) -> None:
+        assert self._running is not None, "started before"
+        if self._running.done():
+            self._running.result()
+            raise Failed("the host has ended")
+        await asyncio.sleep(LOOK_S)
 
 
 async def load(job: Job) -> None:
@@ -87,23 +84,17 @@ async def load(job: Job) -> None:
     await stand_by(client, job)
     meter = Meter(job)
     hosted = Hosted(job, meter)
-    async with AsyncExitStack() as stack:
-        buses = []
-        for number in range(job.connections):
-            bus = await connect_bus(job.url, f"host-{number}", prefix=job.prefix)
-            stack.push_async_callback(bus.close)
-            buses.append(bus)
-        before = machine.rss_bytes(machine.own_pid())
-        began = time.monotonic()
-        await hosted.start(buses)
-        attached_s = time.monotonic() - began
-        await asyncio.sleep(SETTLE_S)
-        paced = Paced(client, job)
-        await paced.start()
-        await paced.run(asyncio.Event(), job.items / job.rate * 2, job.items)
-        await hosted.finish(job.items / job.rate + ATTACHED_S)
-        rss = machine.rss_bytes(machine.own_pid())
-        await hosted.stop()
+    before = machine.rss_bytes(machine.own_pid())
+    began = time.monotonic()
+    await hosted.start()
+    attached_s = time.monotonic() - began
+    await asyncio.sleep(SETTLE_S)
+    paced = Paced(client, job)
+    await paced.start()
+    await paced.run(asyncio.Event(), job.items / job.rate * 2, job.items)
+    await hosted.finish(job.items / job.rate + ATTACHED_S)
+    rss = machine.rss_bytes(machine.own_pid())
+    await hosted.stop()
     errors.check()
     measured = meter.measured
     found = await count(client, job)

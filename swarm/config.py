@@ -51,6 +51,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     coordinators: list[str] = []
     #: Coordinator processes that `swarm up` runs.
     parallel_workers: int = 2
+    #: Connections to NATS that the agents of one host process share.
+    connection_pool_size: int = 8
     #: Most commands in a log entry, and most items in a batch of the SDK.
     batch_size: int = 1000
     #: How long a claim holds without a heartbeat.
@@ -143,6 +145,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("shard_distribution", "SHARD_DISTRIBUTION", Choice(SHARD_DISTRIBUTIONS)),
     Setting("coordinators", "COORDINATORS", Coordinators()),
     Setting("parallel_workers", "PARALLEL_WORKERS", Whole(1, 256)),
+    Setting("connection_pool_size", "CONNECTION_POOL_SIZE", Whole(1, 10_000)),
     Setting("batch_size", "BATCH_SIZE", Whole(1, 10_000)),
     Setting("lease_s", "LEASE_S", Seconds(1, _WEEK_S)),
     Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),

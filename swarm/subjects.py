@@ -51,6 +51,10 @@ class Subjects:
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
 
+    def restoring(self, shard: int) -> str:
+        """By which entries get into a log that is being restored."""
+        return f"{self.prefix}restore.{shard}"
+
     def records(self, shard: int) -> str:
         """Name of the shard's finished records."""
         return f"{self.prefix}done.{shard}"

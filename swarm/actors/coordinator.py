@@ -23,6 +23,7 @@ from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.server_clock import ServerClock
+from swarm.actors.state_watch import StateWatch
 from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
@@ -78,6 +79,7 @@ class Coordinator(Actor):
         )
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
+        self._state = StateWatch(bus, self.name, settings.prefix)
         around = self._surroundings()
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._lending = Lending(around, self._shards, self._say)
@@ -146,6 +148,11 @@ class Coordinator(Actor):
         return self._shards.closed
 
     @property
+    def alarms(self) -> list[str]:
+        """What else somebody must look at, in sentences."""
+        return [self._state.missing] if self._state.missing else []
+
+    @property
     def beating(self) -> bool:
         """Whether its beats go out and come back."""
         return self._presence.hearing()
@@ -162,7 +169,11 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+        for name, work in (
+            ("beats", self._beat_forever()),
+            ("storage", self.storage.run()),
+            ("state", self._state.run()),
+        ):
             self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
     async def drain(self, limit_s: float) -> None:
@@ -339,6 +350,7 @@ class Coordinator(Actor):
             draining=self.draining,
             standby=self._shards.standbys.behind(),
             storage=round(self.storage.part, 3),
+            alarms=self.alarms,
         )
 
     def _look_around(self) -> None:

@@ -118,6 +118,12 @@ class Intake:
         heard: Attention = decode_body(_attention, message.data)
         for session, control in self._sessions.attention(sender, heard, self._clock()):
             self._say(self._subjects.agent_control(sender, session), _encode(control))
+        self._dispute(sender, heard.session)
+
+    def _dispute(self, agent: str, session: str) -> None:
+        attention = self._sessions.dispute(agent, session)
+        if attention is not None:
+            self._say(self._subjects.attached(agent), _encode(attention))
 
     def on_next(self, message: Message, sender: str) -> None:
         next_: Next = decode_body(_next, message.data)
@@ -154,6 +160,7 @@ class Intake:
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
+        self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

@@ -26,6 +26,8 @@ from swarm.messages import Opened
 TRIES = 5
 #: Before looking again at a log that seems to be empty: a replica may be behind.
 LOOK_AGAIN_S = 0.1
+#: Stands for the incarnation of a log that `swarm log restore` is bringing back.
+RESTORING = "restoring"
 
 
 class KnownLog(Struct):
@@ -60,6 +62,11 @@ async def open_shard(
         known = await _known_log(around.bus, number)
     if known is None:
         await around.bus.create_log(log)
+    if known == RESTORING:
+        raise LogReplaced(
+            f"{log}: `swarm log restore` is bringing it back; if it was interrupted, run it again: "
+            "until then the shard stays closed"
+        )
     rules = shard_rules_of(around.settings, around.bus.max_payload)
     reader = reader or LogReader(around.bus, log, number, rules)
     try:
@@ -111,6 +118,8 @@ async def _open(
             map_version=map_version,
             append_timeout_s=settings.append_timeout_s,
             silence_s=settings.lease_s,
+            last=reader.last,
+            sure_at=reader.sure_at,
         )
         opened = Opened(around.coordinator)
         now = max(around.runtime.wall(), position.now)
@@ -170,10 +179,10 @@ def _check_same(around: Surroundings, number: int, known: str | None, found: str
 def _ways_out(around: Surroundings, number: int) -> str:
     prefix, key = around.settings.prefix, key_of(number)
     return (
-        "The shard stays closed, nothing was changed.  Restore the stream from a backup "
-        f"(`nats stream restore`); or give up the items it held: delete {key} from the bucket "
-        f"(`nats kv del {prefix}-state {key}`), and the shard opens with the log as it is, or a "
-        "new one"
+        f"The shard stays closed, nothing was changed.  Restore the log from a backup (`swarm log "
+        f"restore {number} FILE`, docs/operations.md); or give up the items it held: delete {key} "
+        f"from the bucket (`nats kv del {prefix}-state {key}`), and the shard opens with the log "
+        "as it is, or a new one"
     )
 
 

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dead": ("swarm.cli.dead", "dead items: list them, bring them back"),
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
     "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
+    "log": ("swarm.cli.log", "save a shard's log into a file, or restore it from one"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),
     "heartbeat": ("swarm.cli.shell", "keep a claimed item"),
     "progress": ("swarm.cli.shell", "report progress on a claimed item"),

@@ -159,6 +159,7 @@ RICH_BEAT = m.Beat(
     standby={"1": 0.25, "5": -1.0},
     leaving=True,
     storage=0.125,
+    alarms=["the shared state is gone"],
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 STATS = m.ShardStats(
