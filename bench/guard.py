@@ -117,11 +117,17 @@ def main() -> int:
         print(f"bench: {args.recorded} has no section rates; run `make bench`", file=sys.stderr)
         return 1
     try:
-        found = compare(section, run_loop(measure(args.rounds, args.data, args.work)))
+        sessions: list[Session] = run_loop(measure(args.rounds, args.data, args.work))
     except (Failed, SwarmError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    found = compare(section, sessions)
+    probes = sorted(session.probe_ms for session in sessions)
     print(told(found))
+    print(
+        f"A fixed loop before each session took {probes[0]:.0f}–{probes[-1]:.0f} ms: when that "
+        "range is wide, the machine was busy with other things; measure again on a quiet one."
+    )
     if not found:
         print("bench: nothing to compare with", file=sys.stderr)
         return 1

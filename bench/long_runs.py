@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec import Struct
 from bench.shard_life import Life, tell
 from bench.tables import table
 
+HERE = Path(__file__).resolve().parent
 SHARD_LIFE = "shard_life.json"
 ENTERPRISE = "enterprise.json"
 SOAK = "soak.json"
@@ -297,7 +299,16 @@ def told(folder: Path) -> list[str]:
         _told(folder / SHARD_LIFE, Life, of_shard_life),
         _told(folder / ENTERPRISE, Rehearsal, of_rehearsal),
         _told(folder / SOAK, Soak, of_soak),
+        profile(),
     ]
+
+
+def profile() -> str:
+    """Where the time goes, as `bench/profile.md` tells it, one level of headings down."""
+    path = HERE / "profile.md"
+    if not path.exists():
+        return ""
+    return re.sub(r"^#", "##", path.read_text("utf-8").strip(), flags=re.MULTILINE)
 
 
 def _told(path: Path, shape: type[T], write: Callable[[T], str]) -> str:

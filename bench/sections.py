@@ -35,6 +35,7 @@ from bench.plan import (
 from bench.results import Session
 from bench.running import WARM, Env
 from swarm.config import Settings
+from swarm.sdk.host import CONNECTIONS
 
 Settled = dict[str, str | int | float | bool]
 
@@ -61,7 +62,7 @@ LATENCY_QUICK_S = 1.0
 #: Agents of the SDK in one process, and the rate at which they get work.
 HOSTED_AGENTS = 1000
 HOSTED_QUICK = 50
-HOSTED_CONNECTIONS = 4
+HOSTED_CONNECTIONS = CONNECTIONS
 HOSTED_RATE = 100.0
 IDLE_S = 5.0
 IDLE_QUICK_S = 1.0
