@@ -46,6 +46,9 @@ GUIDE = {
     "TRACE_SAMPLE_RATE": "0.01",
     "LOG_SAMPLE_RATE": "0.1",
 }
+#: Not of the guide, whose coordinators have machines of their own: 22 processes that share a few
+#: cores beat late when all begin at once.
+ONE_MACHINE = {"BEAT_S": "1", "MISSED_S": "10"}
 PREFIX = "swarm"
 IDLE_S = 10.0
 LOOK_S = 1.0
@@ -96,13 +99,13 @@ async def measure(plan: Plan, directory: Path) -> Rehearsal:
     started, clock = datetime.now(UTC), time.monotonic()
     known = {setting.env for setting in SETTINGS}
     guide = GUIDE | {"SHARD_COUNT": str(plan.shards)}
-    settings = {name: value for name, value in guide.items() if name in known}
+    settings = {name: value for name, value in guide.items() if name in known} | ONE_MACHINE
     server = EmbeddedServer()
     await server.start(directory / "nats", port=0, monitor_port=0)
     try:
         roles = roles_of(plan.coordinators)
         async with running(server.url, directory, roles, **settings) as nodes:
-            await until_settled(nodes, PREFIX, plan.coordinators, plan.shards)
+            owns = await until_settled(nodes, PREFIX, plan.coordinators, plan.shards)
             settled_s = time.monotonic() - clock
             pids = {"nats": server.pid, **nodes.pids}
             idle = await at_rest(pids, plan.idle_s)
@@ -122,6 +125,7 @@ async def measure(plan: Plan, directory: Path) -> Rehearsal:
             agents=plan.agents,
             items=plan.items,
             settled_s=round(settled_s, 1),
+            owns=owns,
             submit_and_work_s=round(worked_s, 1),
             rate=round(measured.rate, 1),
             rss=watch.rss,

@@ -39,6 +39,8 @@ class Rehearsal(Struct):
     agents: int
     items: int
     settled_s: float
+    #: Shards by coordinator then.
+    owns: dict[str, int]
     submit_and_work_s: float
     rate: float
     #: Most resident bytes, by process.
@@ -102,9 +104,10 @@ def of_rehearsal(run: Rehearsal) -> str:
                 f"Settings: {settings}.{unknown}"
             ),
             (
-                f"All shards owned and followed after {run.settled_s:.0f} s; submitted and "
-                f"completed in {run.submit_and_work_s:.0f} s, one at a time {run.rate:,.0f} "
-                f"items/s. NATS stored {run.stored_most / 1e6:,.0f} MB at most, "
+                f"All shards owned and followed after {run.settled_s:.0f} s, "
+                f"{min(run.owns.values())} to {max(run.owns.values())} by each coordinator; "
+                f"submitted and completed in {run.submit_and_work_s:.0f} s, one at a time "
+                f"{run.rate:,.0f} items/s. NATS stored {run.stored_most / 1e6:,.0f} MB at most, "
                 f"{run.stored / 1e6:,.0f} MB at the end. "
                 f"Verified: {run.checked['completed']:,} completed, conservation "
                 f"{run.checked['conservation']}."
@@ -142,10 +145,7 @@ def forecast(run: Rehearsal) -> str:
         [
             "memory of a coordinator",
             f"{biggest / 1e6:.0f} MB",
-            (
-                f"the largest here, each with {run.shards // run.coordinators}–"
-                f"{-(-run.shards // run.coordinators)} shards and as many followed"
-            ),
+            f"the largest here; up to {max(run.owns.values())} shards owned, and others followed",
         ],
         [
             "memory of nats-server",

@@ -258,6 +258,8 @@ class Submitting:
 
     def _answer(self, message: Msg) -> None:
         answer = submit_answer.decode(message.data or b'{"error":null}')
+        if answer.error is not None and answer.error.retry:
+            return  # refused for now: it is sent again when its time is over
         if answer.error is not None:
             raise Failed(f"a batch was refused: {answer.error.code}: {answer.error.message}")
         batch = self._under_way.get(answer.command_id)
@@ -265,6 +267,8 @@ class Submitting:
             return  # the answer to a repeated request, or that nobody listens: sent again
         before = batch.missing
         for result in answer.results:
+            if result.error is not None and result.error.retry:
+                continue
             if result.error is not None:
                 raise Failed(f"an item was refused: {result.error.message}")
             if not batch.answered[result.index]:
@@ -396,12 +400,22 @@ class Agents:
             await self._client.publish(self._subjects.attach(agent.name), body, reply=reply)
         waiting = len(by_reply)
         while waiting:
+            again: list[str] = []
             for message in await answers.take_some():
                 answer = _attach_answer.decode(message.data)
+                if answer.error is not None and answer.error.retry:
+                    again.append(message.subject)
+                    continue
                 if answer.error is not None:
                     raise Failed(f"an agent was refused: {answer.error.message}")
                 self._attached(by_reply[message.subject], answer)
                 waiting -= 1
+            if again:
+                # Refused for now, as on a machine too busy for beats: asked once more.
+                await asyncio.sleep(TICK_S)
+            for reply in again:
+                subject = self._subjects.attach(by_reply[reply].name)
+                await self._client.publish(subject, body, reply=reply)
 
     def _attached(self, agent: _Agent, answer: _AttachAnswer) -> None:
         agent.session, agent.coordinator = answer.session, answer.coordinator
@@ -435,6 +449,8 @@ class Agents:
     def _acknowledged(self, agent: _Agent, work: Work) -> None:
         done = 0
         for ack in work.acks:
+            if ack.error is not None and ack.error.retry:
+                continue  # refused for now: it is sent again when its time is over
             if agent.unanswered.pop(ack.command_id, None) is None:
                 continue  # answered before: it was sent twice
             if ack.error is not None:

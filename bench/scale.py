@@ -27,7 +27,7 @@ AGENTS = 1000
 ITEMS = 12_000
 #: How long the nodes are watched at rest.
 REST_S = 1.0
-READY_S = 120.0
+READY_S = 300.0
 LOOK_S = 0.1
 SESSION_S = 240.0
 
@@ -109,20 +109,29 @@ def roles_of(coordinators: int) -> dict[str, str]:
     return {"router-1": "router", **dict.fromkeys(names, "coordinator")}
 
 
-async def until_settled(nodes: Nodes, prefix: str, coordinators: int, shards: int) -> None:
-    """Return once all live, and every shard has an owner and a standby that is there."""
+async def until_settled(
+    nodes: Nodes, prefix: str, coordinators: int, shards: int
+) -> dict[str, int]:
+    """Return once all live, and every shard has an owner and a standby that is there.
+
+    Returns how many shards each coordinator owns.
+    """
     give_up_at = time.monotonic() + READY_S
     async with nodes.connect(prefix) as swarm:
-        while not await _settled(swarm, coordinators, shards):
+        while not (owns := await _settled(swarm, coordinators, shards)):
             if time.monotonic() > give_up_at:
                 raise Failed(f"the swarm did not settle within {READY_S:.0f} s")
             await nodes.pause(LOOK_S)
+        return owns
 
 
-async def _settled(swarm: Swarm, coordinators: int, shards: int) -> bool:
+async def _settled(swarm: Swarm, coordinators: int, shards: int) -> dict[str, int]:
+    """What each owns; {} as long as anything is missing."""
     beats = (await swarm.describe(timeout_s=READY_S)).coordinators
     owned = {shard for beat in beats for shard in beat.owns}
     ready = {int(s) for beat in beats for s, behind in beat.standby.items() if behind >= 0}
     wanted = set(range(shards))
     followed = ready >= wanted or coordinators == 1
-    return len(beats) == coordinators and owned == wanted and followed
+    if len(beats) != coordinators or owned != wanted or not followed:
+        return {}
+    return {beat.coordinator: len(beat.owns) for beat in beats}

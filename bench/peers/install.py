@@ -42,6 +42,13 @@ def redis_server() -> str:
     return shutil.which("redis-server") or ""
 
 
+def redis_version() -> str:
+    """As it says itself."""
+    command = [redis_server(), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return next((word[2:] for word in said if word.startswith("v=")), "unknown")
+
+
 def chosen() -> tuple[list[Peer], list[str]]:
     """Peers that can run here, and what is said of the others."""
     if redis_server():

@@ -69,6 +69,8 @@ def settings(env: Env) -> dict[str, str | int | float | bool]:
         f"{peer.title} ({', '.join(peer.packages)})": peer.settings for peer in peers
     }
     found |= {"rounds": env.options.rounds, "work_s": env.options.work_s}
+    if install.redis_server():
+        found["redis-server"] = install.redis_version()
     found |= {"paced_rate": PACED_RATE, "paced_items": PACED_ITEMS}
     return found | ({"peers": "; ".join(left_out)} if left_out else {})
 

@@ -134,7 +134,9 @@ async def test_a_small_rehearsal(tmp_path: Path, nats_binary: str) -> None:
     assert run.checked["completed"] == plan.items
     assert run.checked["conservation"] == 0
     assert run.settings["SHARD_COUNT"] == "4"
-    assert set(run.settings) | set(run.unknown) == set(enterprise.GUIDE)
+    named = set(enterprise.GUIDE) | set(enterprise.ONE_MACHINE)
+    assert set(run.settings) | set(run.unknown) == named
+    assert sum(run.owns.values()) == plan.shards
     assert set(run.rss) == {"nats", "router-1", "coordinator-1", "coordinator-2"}
     assert all(size > 1_000_000 for size in run.rss.values())
     assert run.stored_most >= run.stored > 0

@@ -237,6 +237,30 @@ def test_a_picture_of_every_kind_is_drawn(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == set(plots.PLOTS)
 
 
+def test_full_results_are_recorded_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "bench"
+    home.mkdir()
+    recorded = home / "results" / "latest.json"
+    monkeypatch.setattr(__main__, "HERE", home)
+    monkeypatch.setattr(__main__, "RECORDED", recorded)
+    for readme in (home / "README.md", tmp_path / "README.md"):
+        readme.write_text(f"{report.BEGIN}\n{report.END}\n", "utf-8")
+    quick, void = _idle(), rates(plain=[10.0], limit=[10.0])
+    quick.quick = True
+    judge(void, [SYNC])
+    said = __main__.write(Results(sections={"idle": quick, "rates": void}), None)
+    assert said.startswith("Not recorded")
+    assert not recorded.exists()
+
+    said = __main__.write(Results(sections={"idle": _idle(), "rates": void}), None)
+    assert str(recorded) in said
+    assert list(results.load(recorded).sections) == ["idle"]
+    assert "### Idle agents" in (home / "README.md").read_text("utf-8")
+    assert "](bench/plots/agents.png)" in (tmp_path / "README.md").read_text("utf-8")
+
+
 def test_a_small_long_run_is_not_recorded(tmp_path: Path) -> None:
     soak = _soak([1.0] * 6, [5.0] * 6)
     assert "only a full run" in recording.record(soak, long_runs.SOAK, None, full=False)
