@@ -10,7 +10,7 @@ import msgspec
 from swarm.actors import shard_map
 from swarm.actors.opening import RESTORING, KnownLog, key_of, shard_rules_of
 from swarm.bus.base import Bus
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.config import Settings
 from swarm.core.audit import Edges, Finding, Unheard, edges_of, unheard
 from swarm.core.audit.edges import count_edges
@@ -85,7 +85,7 @@ class _Examiner:
 
     def _chosen(self) -> list[int]:
         settings, chosen = self._what.settings, self._what.shards
-        count = self._map.shard_count if self._map is not None else settings.shard_count
+        count = self._map.shard_count if self._map is not None else settings.shards
         if chosen is None:
             return list(range(count))
         for shard in chosen:
