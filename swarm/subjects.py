@@ -54,6 +54,10 @@ class Subjects:
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
 
+    def restoring(self, shard: int) -> str:
+        """By which entries get into a log that is being restored."""
+        return f"{self.prefix}restore.{shard}"
+
     def cluster_log(self) -> str:
         return f"{self.prefix}log.cluster"
 

@@ -25,6 +25,7 @@ from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.server_clock import ServerClock
+from swarm.actors.state_watch import StateWatch
 from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
@@ -80,6 +81,7 @@ class Coordinator(Actor):
         )
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
+        self._state = StateWatch(bus, self.name, settings.prefix)
         around = self._surroundings()
         #: What holds for the whole swarm, as far as is known here.
         self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
@@ -161,6 +163,11 @@ class Coordinator(Actor):
         return self._shards.closed
 
     @property
+    def alarms(self) -> list[str]:
+        """What else somebody must look at, in sentences."""
+        return [self._state.missing] if self._state.missing else []
+
+    @property
     def beating(self) -> bool:
         """Whether its beats go out and come back."""
         return self._presence.hearing()
@@ -177,7 +184,11 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+        for name, work in (
+            ("beats", self._beat_forever()),
+            ("storage", self.storage.run()),
+            ("state", self._state.run()),
+        ):
             self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
     async def drain(self, limit_s: float) -> None:
@@ -368,6 +379,7 @@ class Coordinator(Actor):
             draining=self.draining,
             standby=self._shards.standbys.behind(),
             storage=round(self.storage.part, 3),
+            alarms=self.alarms,
             leads=self.leader.epoch,
             cannot_lead=self.leader.why_not,
             map_version=self.cluster.map.version,

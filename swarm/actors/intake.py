@@ -200,7 +200,8 @@ class Intake:
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
-        self._dispute(sender, heartbeat.session)
+        if heartbeat.coordinator != self._me and not heartbeat.leaving:
+            self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
     "routes": ("swarm.cli.routes", "routing rules, and what routers have chosen"),
     "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
+    "log": ("swarm.cli.log", "save a shard's log into a file, or restore it from one"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),
     "heartbeat": ("swarm.cli.shell", "keep a claimed item"),
     "progress": ("swarm.cli.shell", "report progress on a claimed item"),

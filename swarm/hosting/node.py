@@ -223,6 +223,7 @@ class Node:
             why += self._coordinator_lacks(body, unowned)
         if "router" in self.plan.roles:
             why += self._router_lacks(live, unowned)
+        why = list(dict.fromkeys(why))  # two roles may say the same
         body = {"ready": not why, "why": why, **body}
         return not why, body
 
@@ -252,6 +253,7 @@ class Node:
         body["closed"] = {str(shard): why for shard, why in closed.items()}
         why = [] if beating else ["its own beats do not come back"]
         why += [f"shard {shard} cannot be opened: {reason}" for shard, reason in closed.items()]
+        why += coordinator.alarms
         # Owning none is fine where others own all: a takeover is not undone.
         if not owned and unowned:
             why.append("it owns no shard yet, and some have no owner")
@@ -262,9 +264,11 @@ class Node:
             return ["the router does not run"]
         if not live:
             return ["no coordinator is alive"]
+        alarms = sorted({alarm for beat in live.values() for alarm in beat.alarms})
         if not unowned:
-            return []
+            return alarms
         return [
+            *alarms,
             f"shards without an owner: {', '.join(map(str, unowned))}",
             *(
                 f"{beat.coordinator} cannot open shard {shard}: {reason}"

@@ -37,6 +37,8 @@ class Beat(Struct, omit_defaults=True):
     leaving: bool = False
     #: The part of the storage that is used, 0 to 1; 0: not known.
     storage: float = 0.0
+    #: What else somebody must look at, in sentences.
+    alarms: list[str] = []
     #: The epoch of the cluster log under which it leads the swarm; 0: it does not.
     leads: int = 0
     #: Why it cannot lead.

@@ -159,6 +159,7 @@ RICH_BEAT = m.Beat(
     standby={"1": 0.25, "5": -1.0},
     leaving=True,
     storage=0.125,
+    alarms=["the shared state is gone"],
     leads=3,
     cannot_lead="swarmlog.cluster: its stream is gone",
     map_version=2,

@@ -12,6 +12,7 @@ import pytest
 from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
 from swarm.actors.deciding import Deciding
+from swarm.actors.finished import FinishedItems, read_finished
 from swarm.actors.presence import Presence
 from swarm.actors.requests import Request
 from swarm.actors.server_clock import ServerClock
@@ -32,6 +33,7 @@ from swarm.messages import (
     Attention,
     Event,
     Get,
+    Item,
     List,
     LogEntry,
     Opened,
@@ -281,6 +283,15 @@ def two_processes_of_one_agent(patch: Patch) -> None:
     patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
 
 
+def no_record_means_no_item(patch: Patch) -> None:
+    """Whoever answers that there is no record of an archived item is believed."""
+
+    async def find(self: FinishedItems, number: int) -> Item | None:
+        return await read_finished(self._bus, self._records, number, 0)
+
+    patch.setattr(FinishedItems, "_find", find)
+
+
 #: Each bug, and the kinds of mishaps that bring it to light.
 PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (no_barrier_after_a_timeout, ()),
@@ -300,4 +311,5 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (slots_on_their_way_stay_so, ()),
     (heartbeats_without_a_pause, ()),
     (two_processes_of_one_agent, ("crash",)),
+    (no_record_means_no_item, ()),
 ]
