@@ -45,6 +45,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     #: First token of every subject, and of the names of streams and buckets.
     prefix: str = "swarm"
     shard_count: int = 16
+    #: Whether items are spread over `shard_count` shards; else there is one.
+    sharding_enabled: bool = True
     #: What of an item decides its shard: one of `SHARD_KEYS`.
     shard_key: str = "hash"
     #: How the key becomes a shard: one of `SHARD_DISTRIBUTIONS`.
@@ -127,6 +129,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     http_port: int = 4000
 
     @property
+    def shards(self) -> int:
+        """How many shards a new swarm gets."""
+        return self.shard_count if self.sharding_enabled else 1
+
+    @property
     def coordinator_names(self) -> list[str]:
         """`coordinators`; without any, ``coordinator-1`` to ``-<parallel_workers>``."""
         generated = [f"coordinator-{number}" for number in range(1, self.parallel_workers + 1)]
@@ -155,6 +162,7 @@ _WEEK_S = 604_800
 SETTINGS: tuple[Setting, ...] = (
     Setting("prefix", "SWARM_PREFIX", Token()),
     Setting("shard_count", "SHARD_COUNT", Whole(1, 1024)),
+    Setting("sharding_enabled", "SHARDING_ENABLED", Switch()),
     Setting("shard_key", "SHARD_KEY", Choice(SHARD_KEYS)),
     Setting("shard_distribution", "SHARD_DISTRIBUTION", Choice(SHARD_DISTRIBUTIONS)),
     Setting("coordinators", "COORDINATORS", Coordinators()),

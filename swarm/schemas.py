@@ -99,6 +99,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         for verb in ("cancel", "prioritize", "retry", "answer")
     ),
     Route(_COMMAND.format(verb="submit"), "coordinator", "owner", "ShardSubmit", ["SubmitReply"]),
+    Route(_COMMAND.format(verb="known"), "coordinator", "owner", "ShardSubmit", ["KnownReply"]),
     Route(
         "<p>.coordinator.<id>.submit.<sender>",
         "router",
@@ -139,6 +140,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("<p>done.<n>.<block>", "owner", "anyone", "Finished"),
     Route("<p>.control.rules.<sender>", "client", "leader", "SetRules", ["ControlReply"]),
     Route("<p>.control.conflict.<sender>", "client", "leader", "TellConflict", ["ControlReply"]),
+    Route("<p>.control.resize.<sender>", "client", "leader", "Resize", ["ControlReply"]),
     Route("<p>.control.look.<sender>", "client", "leader", "Look", ["ClusterView"]),
     Route("<p>log.cluster", "leader", "anyone", "ClusterEntry"),
     Route("$KV.<p>-state.map", "coordinator", "anyone", "ShardMap"),

@@ -213,6 +213,7 @@ class Coordinator(Actor):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._handoffs.stop()
+        await self._intake.stop()
         await self.leader.stop()
         await self.cluster.stop()
         owned = self.owned

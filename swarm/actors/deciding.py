@@ -97,7 +97,8 @@ class Deciding:
                 else:
                     answers.reply(request.reply, ack)
             case ShardSubmit():
-                answers.reply(request.reply, decide.submit(shard, body, batch))
+                decided = decide.known if request.verb == "known" else decide.submit
+                answers.reply(request.reply, decided(shard, body, batch))
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)
             case Claim():

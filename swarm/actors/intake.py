@@ -13,6 +13,7 @@ import msgspec
 from swarm.actors.answers import error_body
 from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.lending import Lending
+from swarm.actors.moves import Moves
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing
@@ -34,6 +35,7 @@ from swarm.messages import (
     Next,
     Probe,
     Pulse,
+    ShardSubmit,
     Submit,
     SubmitReply,
     Work,
@@ -86,6 +88,7 @@ class Intake:
         #: Routers, and which of the agents that they sent have arrived here.
         self.routers = RoutersSeen(max(5.0, PROBES_MISSED * interval_ms / 1000))
         self._clock = asyncio.get_running_loop().time
+        self._moves = Moves(around, cluster, self._hand_on)
 
     @property
     def handlers(self) -> dict[str, Callable[[Message, str], None]]:
@@ -111,19 +114,31 @@ class Intake:
             )
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
+        map_, adopted = self._cluster.map, self._moves.adopted()
         limit = self._bus.max_payload // 4
-        admitted = admit(submit, sender, self._cluster.map, limit, message.headers)
+        admitted = admit(submit, sender, map_, limit, adopted, message.headers)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
         for shard, items in admitted.parts.items():
-            worker = self._shards.get(shard)
-            if worker is not None:
-                size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, items, message.reply, size=size))
+            asks = admitted.asks.get(shard)
+            if asks is None:
+                self._hand_on(shard, items, admitted.sizes[shard], sender, message.reply)
             else:
-                subject = self._subjects.shard(shard, "submit", sender)
-                self._say(subject, _encode(items), message.reply)
+                self._moves.ask(shard, items, asks, sender, message.reply)
+
+    def _hand_on(self, shard: int, items: ShardSubmit, size: int, sender: str, reply: str) -> None:
+        """To the shard's owner, which answers the sender."""
+        worker = self._shards.get(shard)
+        if worker is not None:
+            worker.put(Request("submit", sender, items, reply, size=size))
+        else:
+            subject = self._subjects.shard(shard, "submit", sender)
+            self._say(subject, _encode(items), reply)
+
+    async def stop(self) -> None:
+        """Ask nothing more; senders will ask again."""
+        await self._moves.stop()
 
     # --- agents ------------------------------------------------------------------------
 

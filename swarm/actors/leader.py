@@ -32,7 +32,7 @@ from swarm.core.cluster import Cluster, ClusterBatch
 from swarm.core.envelope import CLUSTER_LOG
 from swarm.core.placement import leads_next
 from swarm.errors import BusError, Deposed, Refusal, SwarmError, Undecodable
-from swarm.messages import Beat, Look, SetRules, TellConflict
+from swarm.messages import Beat, Look, Resize, SetRules, TellConflict
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -52,6 +52,7 @@ _encode = msgspec.json.Encoder().encode
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "rules": msgspec.json.Decoder(SetRules),
     "conflict": msgspec.json.Decoder(TellConflict),
+    "resize": msgspec.json.Decoder(Resize),
     "look": msgspec.json.Decoder(Look),
 }
 CONTROL_VERBS: tuple[str, ...] = tuple(_DECODERS)
@@ -88,6 +89,7 @@ class Leader(Actor):
         self._opening: asyncio.Task[None] | None = None
         self._fenced: FencedLog | None = None
         self._cluster = Cluster()
+        self._live: dict[str, Beat] = {}
         self._not_before = float("-inf")
         self._pause_s = REOPEN_S
         self._log_time_off_s = 0.0
@@ -108,6 +110,7 @@ class Leader(Actor):
 
         `settled`: everybody who lives has been heard of.
         """
+        self._live = live
         if self._opening is not None and not self._opening.done():
             return
         me = self._around.coordinator
@@ -246,8 +249,17 @@ class Leader(Actor):
         self._cluster.seq = self._fenced.position.at + 1
         now = max(self._clock() + self._log_time_off_s, self._fenced.position.now)
         settings = self._around.settings
-        names = settings.coordinator_names
-        return ClusterBatch(self._cluster, self._fenced.owner, now, names, settings.routing_key)
+        # Who knows of shard maps at all says which one it knows.
+        old = [name for name, beat in self._live.items() if not beat.map_version]
+        return ClusterBatch(
+            self._cluster,
+            self._fenced.owner,
+            now,
+            settings.coordinator_names,
+            old,
+            settings.dedupe_window_s,
+            settings.routing_key,
+        )
 
     def _take(self, message: Message, batch: ClusterBatch, answers: _Answers) -> None:
         verb, sender = verb_of(message.subject), sender_of(message.subject)

@@ -79,7 +79,7 @@ class ShardWorker(Actor):
             shard,
             self._finished,
             floor_bytes=settings.log_floor_bytes,
-            kept=max(1, settings.cache_max_size // settings.shard_count),
+            kept=max(1, settings.cache_max_size // settings.shards),
             dead_kept_s=settings.dead_retention_s,
         )
         refused: dict[str, int] = {}

@@ -12,7 +12,7 @@ The log is small, and is kept small by stating everything again from time to tim
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from msgspec import Raw, structs
 from swarm.core.decide.batch import check_id
 from swarm.core.ids import command_order, uuid7_ms
 from swarm.core.rules import ROUTING_KEYS, parse_rules
+from swarm.core.sharding import accepting
 from swarm.errors import BadConfig, Refusal
 from swarm.messages import (
     ClusterEvent,
@@ -29,8 +30,10 @@ from swarm.messages import (
     ConflictNoted,
     Controlled,
     ControlReply,
+    EarlierMap,
     MapChanged,
     Opened,
+    Resize,
     RoutingRules,
     RulesSet,
     SetRules,
@@ -44,6 +47,9 @@ COMMANDS_MAX = 500
 COMMANDS_S = 86_400.0
 #: Conflicts that are kept with both sides; all are counted.
 CONFLICTS_MAX = 50
+#: Most shards, and most maps that may have to be looked at when something is sent again.
+SHARDS_MAX = 1024
+EARLIER_MAX = 8
 #: Entries after which everything is stated again.
 RESTATE_AFTER = 256
 #: Most characters of each side of a conflict.  (All that is remembered fits into an entry.)
@@ -52,7 +58,7 @@ SIDE_CHARS_MAX = 300
 _KEYS = ", ".join(ROUTING_KEYS)
 _encode = msgspec.json.Encoder().encode
 _decode_reply = msgspec.json.Decoder(ControlReply).decode
-Command = SetRules | TellConflict
+Command = SetRules | TellConflict | Resize
 
 
 class Cluster:
@@ -152,8 +158,9 @@ _APPLY: dict[type[ClusterEvent], Callable[[Cluster, Any], None]] = {
 class ClusterBatch:
     """The events decided so far for one entry, applied as they are decided.
 
-    `coordinators`: those among which the leader's settings place shards; `routing_key`: what
-    they say that submissions are routed by.
+    `coordinators`: those among which the leader's settings place shards.  `old_members`:
+    those alive that know nothing of changing maps.  `routing_key`: what the settings say
+    that submissions are routed by.
     """
 
     def __init__(
@@ -161,13 +168,17 @@ class ClusterBatch:
         cluster: Cluster,
         nonce: str,
         now: float,
-        coordinators: list[str] | None = None,
+        coordinators: Sequence[str] = (),
+        old_members: Sequence[str] = (),
+        dedupe_window_s: float = COMMANDS_S,
         routing_key: str = "work_type",
     ) -> None:
         self.cluster = cluster
         self.nonce = nonce
         self.now = now
-        self.coordinators = coordinators or []
+        self.coordinators = coordinators
+        self.old_members = old_members
+        self.dedupe_window_s = dedupe_window_s
         self.routing_key = routing_key
         self.events: list[ClusterEvent] = []
 
@@ -187,12 +198,49 @@ def change_map(out: ClusterBatch, **changes: Any) -> ShardMap:
     """The map with these fields changed, under the next version; the same if nothing changes."""
     before = out.cluster.map
     assert before is not None, "the leader has taken over the map"
-    assert "version" not in changes, "versions follow one another"
+    assert not {"version", "earlier"} & changes.keys(), "these follow from what was before"
     if structs.replace(before, **changes) == before:
         return before
-    after = structs.replace(before, version=before.version + 1, **changes)
+    needed = [one for one in before.earlier if one.until > out.now - out.dedupe_window_s]
+    if len(needed) >= EARLIER_MAX:
+        free_s = needed[0].until + out.dedupe_window_s - out.now
+        raise Refusal(
+            "unavailable",
+            f"the shard map has changed {EARLIER_MAX} times within the dedupe window "
+            f"({out.dedupe_window_s:g} s); the next change is possible in {free_s:.0f} s",
+            retry=True,
+        )
+    needed.append(
+        EarlierMap(out.now, before.version, before.shard_count, before.accepts, before.pins)
+    )
+    version = before.version + 1
+    after = structs.replace(before, version=version, earlier=needed, **changes)
     out.add(MapChanged(after))
     return after
+
+
+def resize(shards: int, out: ClusterBatch) -> ShardMap:
+    """New items go to this many shards; refuses what cannot be."""
+    before = out.cluster.map
+    assert before is not None, "the leader has taken over the map"
+    if not 1 <= shards <= SHARDS_MAX:
+        raise Refusal("bad_request", f"{shards} shards: allowed are 1 to {SHARDS_MAX}")
+    if out.old_members:
+        raise Refusal(
+            "unsupported",
+            "the number of shards cannot change while coordinators of an earlier version are "
+            f"alive ({', '.join(out.old_members)}); it can once they are upgraded",
+            retry=True,
+        )
+    if shards == accepting(before):
+        return before
+    count = max(shards, before.shard_count)
+    return change_map(
+        out,
+        shard_count=count,
+        accepts=0 if shards == count else shards,
+        began_with=before.began_with or before.shard_count,
+    )
 
 
 def restate(out: ClusterBatch) -> None:
@@ -236,6 +284,8 @@ def control(verb: str, command: Command, sender: str, out: ClusterBatch) -> Cont
     match command:
         case SetRules():
             _set_rules(command, sender, out)
+        case Resize():
+            resize(command.shard_count, out)
         case TellConflict():
             _tell_conflict(command, sender, out)
     assert cluster.map is not None, "the leader has taken over the map"

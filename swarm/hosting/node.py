@@ -183,6 +183,14 @@ class Node:
         return self._bus
 
     @property
+    def shard_count(self) -> int:
+        """How many shards there are, as far as is known here; 0: not known yet."""
+        for actor in (self.router, self.coordinator):
+            if actor is not None:
+                return actor.cluster.map.shard_count
+        return self._map.shard_count if self._map is not None else 0
+
+    @property
     def http_url(self) -> str:
         """Where HTTP is answered; "" where it is not."""
         return self._http.url if self._http is not None else ""
@@ -207,7 +215,7 @@ class Node:
         """Whether this process does its work now, and if not, why."""
         live = self.live
         owned = {shard for beat in live.values() for shard in beat.owns}
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         unowned = [shard for shard in range(count) if shard not in owned]
         connected = self._bus is not None and self._bus.connected
         why = [] if connected else ["not connected to NATS"]
@@ -232,7 +240,7 @@ class Node:
         from swarm.hosting import figures  # noqa: PLC0415 - as for HTTP
         from swarm.web.metrics import CONTENT_TYPE, render  # noqa: PLC0415
 
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         shown = figures.of_swarm(self.live, count)
         if self.coordinator is not None:
             figures.add_own(shown, self.coordinator)

@@ -21,6 +21,23 @@ class ShardMap(Struct, omit_defaults=True, frozen=True):
     coordinators: list[str]
     #: Shards each for items that a rule sends to a coordinator, by coordinator.
     pins: dict[str, list[int]] = {}
+    #: New items go to the shards below it, the others only end what they have; 0: to all.
+    accepts: int = 0
+    #: How many shards the swarm began with; 0: as many as it has.
+    began_with: int = 0
+    #: Maps that held before, the latest last, as long as what was placed by them may be sent
+    #: again.
+    earlier: list[EarlierMap] = []
+
+
+class EarlierMap(Struct, omit_defaults=True, frozen=True):
+    """What differs in a shard map that held until `until`."""
+
+    until: float
+    version: int
+    shard_count: int
+    accepts: int = 0
+    pins: dict[str, list[int]] = {}
 
 
 class RoutingRules(Struct, omit_defaults=True, frozen=True):
@@ -135,6 +152,18 @@ class TellConflict(Struct, omit_defaults=True):
     """``<p>.control.conflict.<sender>``: keep this with the swarm's conflicts."""
 
     conflict: Conflict
+    command_id: str = ""
+    retry: int = 0
+
+
+class Resize(Struct, omit_defaults=True):
+    """``<p>.control.resize.<sender>``: spread new items over so many shards from here on.
+
+    More than there are: new ones are opened.  Fewer: the last ones take nothing new, and
+    stay until nobody wants to know of their items any more.
+    """
+
+    shard_count: int
     command_id: str = ""
     retry: int = 0
 

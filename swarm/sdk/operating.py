@@ -10,12 +10,16 @@ from swarm.messages import (
     Conflict,
     ControlReply,
     Look,
+    Move,
+    Moved,
+    Resize,
     SetRules,
     TellConflict,
 )
 from swarm.sdk.asking import TIMEOUT_S, Asking, Reply
 
 _view = msgspec.json.Decoder(ClusterView)
+_moved = msgspec.json.Decoder(Moved)
 _reply = msgspec.json.Decoder(ControlReply)
 
 
@@ -38,6 +42,24 @@ class Operating(Asking):
         """
         command = SetRules(text, self._runtime.new_id(), based_on, key=key)
         return await self._control("rules", command, _reply, timeout_s)
+
+    async def resize(self, shards: int, *, timeout_s: float = TIMEOUT_S) -> ControlReply:
+        """Spread new items over so many shards from here on.
+
+        Raises `Refusal`: ``unsupported`` while coordinators of an earlier version are alive.
+        """
+        command = Resize(shards, self._runtime.new_id())
+        return await self._control("resize", command, _reply, timeout_s)
+
+    async def move(
+        self, shard: int, source: str, to: str, *, timeout_s: float = TIMEOUT_S
+    ) -> Moved:
+        """Hand a shard over from its owner to another coordinator, while both work.
+
+        Raises `Refusal`: the owner is another one by now, or the other did not take it.
+        """
+        subject = self._subjects.coordinator(source, "move", self._calls.sender)
+        return await self._ask(subject, Move(shard, to), _moved, timeout_s)
 
     async def tell_conflict(
         self, conflict: Conflict, *, timeout_s: float = TIMEOUT_S

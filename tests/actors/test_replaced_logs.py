@@ -7,6 +7,7 @@ have written behind it since.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import Random
 
 import pytest
@@ -15,7 +16,7 @@ from swarm.bus.base import Entry
 from swarm.bus.log import LARGE, SURE_S, FencedLog, LogReader
 from swarm.bus.memory import MemoryBus, MemoryWorld
 from swarm.core.envelope import LogPosition
-from swarm.core.shard import ShardRules
+from swarm.core.shard import Shard, ShardRules
 from swarm.errors import LogReplaced
 from swarm.messages import Event, Opened, Submitted
 from swarm.testing.loop import run
@@ -24,7 +25,7 @@ from tests.builders import new_item
 LOG = "log.0"
 
 
-def fenced(bus: MemoryBus, owner: str, after: LogReader | None = None) -> FencedLog:
+def fenced(bus: MemoryBus, owner: str, after: LogReader[Shard] | None = None) -> FencedLog:
     position = after.position if after is not None else LogPosition(LOG)
     return FencedLog(
         bus,
@@ -44,8 +45,8 @@ def item(number: int) -> Event:
     return Submitted("", number, [new_item()])
 
 
-def reader(bus: MemoryBus) -> LogReader:
-    return LogReader(bus, LOG, 0, ShardRules())
+def reader(bus: MemoryBus) -> LogReader[Shard]:
+    return LogReader(bus, LOG, partial(Shard, 0, ShardRules()))
 
 
 async def written(owner: str, items: int, after: list[Entry]) -> list[Entry]:
@@ -60,7 +61,7 @@ async def written(owner: str, items: int, after: list[Entry]) -> list[Entry]:
     now = max(1.0, before.position.now)
     await log.append([Opened(owner)], now)
     for number in range(items):
-        await log.append([item(before.shard.submitted + 1 + number)], now)
+        await log.append([item(before.state.submitted + 1 + number)], now)
     return world.log_entries(LOG)
 
 

@@ -175,7 +175,15 @@ RICH_ROUTED = m.CoordinatorRouted(
     "coordinator-1", True, True, True, 12, 300, 7, 0.0025, "it is about to leave"
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
-FULL_MAP = structs.replace(MAP, version=2, pins={"coordinator-1": [0, 3]})
+EARLIER = m.EarlierMap(DONE_AT, 1, 8)
+FULL_MAP = structs.replace(
+    MAP,
+    version=2,
+    pins={"coordinator-1": [0, 3]},
+    accepts=12,
+    began_with=8,
+    earlier=[EARLIER],
+)
 RULES = m.RoutingRules(5, "Core Team -> coordinator-1:4000", "lisa", DONE_AT, "team")
 CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
 FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT)
@@ -217,7 +225,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Submit": (m.Submit([SPARSE]), m.Submit([SPARSE, RICH], COMMAND, 2)),
     "ShardSubmit": (
         m.ShardSubmit(COMMAND, [SPARSE], [0], 1),
-        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2),
+        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2, [7]),
     ),
     "SubmitResult": (
         m.SubmitResult(0),
@@ -369,6 +377,12 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Conflict": (CONFLICT, FULL_CONFLICT),
     "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1, "team")),
     "TellConflict": (m.TellConflict(CONFLICT), m.TellConflict(FULL_CONFLICT, COMMAND, 1)),
+    "EarlierMap": (EARLIER, m.EarlierMap(DONE_AT, 1, 8, 4, {"coordinator-1": [0]})),
+    "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1)),
+    "KnownReply": (
+        m.KnownReply([]),
+        m.KnownReply([m.SubmitResult(0, "3-17"), m.SubmitResult(3, error=ERROR)], DONE_AT),
+    ),
     "ControlReply": (m.ControlReply(COMMAND), m.ControlReply(COMMAND, 2, 5)),
     "Look": (m.Look(), m.Look()),
     "ClusterView": (

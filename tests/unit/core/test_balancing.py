@@ -97,7 +97,7 @@ def test_submissions_are_shared_too_and_begin_anew_with_each_beat() -> None:
 
 def test_submissions_that_come_one_by_one_do_not_all_go_to_the_same_one() -> None:
     desk = Desk(beats(c1=2, c2=2, c3=2))
-    found = []
+    found: list[str] = []
     for _ in range(12):
         found += desk.submissions(1)
         for name in ("c1", "c2", "c3"):

@@ -18,6 +18,7 @@ from swarm.messages import (
     ConflictNoted,
     Controlled,
     ControlReply,
+    EarlierMap,
     MapChanged,
     Opened,
     RoutingRules,
@@ -92,7 +93,9 @@ def test_a_changed_map_has_the_next_version() -> None:
     book = Book()
     pins = {"c1": [0, 1]}
     after = book.write(lambda out: core.change_map(out, pins=pins))
-    assert after == structs.replace(MAP, version=2, pins=pins) == book.cluster.map
+    before = EarlierMap(NOW, 1, 16)
+    assert after == structs.replace(MAP, version=2, pins=pins, earlier=[before])
+    assert after == book.cluster.map
     assert book.write(lambda out: core.change_map(out, pins=pins)) == after
     assert book.log[-1][2] == [], "nothing has changed"
 

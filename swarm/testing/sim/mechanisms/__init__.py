@@ -9,6 +9,7 @@ from swarm.testing.sim.mechanisms.holding import Holding
 from swarm.testing.sim.mechanisms.leading import Leading
 from swarm.testing.sim.mechanisms.leasing import Leasing
 from swarm.testing.sim.mechanisms.reading import Reading
+from swarm.testing.sim.mechanisms.resizing import Resizing
 from swarm.testing.sim.mechanisms.resting import Resting
 from swarm.testing.sim.mechanisms.slots import Slots
 from swarm.testing.sim.mechanisms.submitting import Submitting
@@ -25,4 +26,5 @@ MECHANISMS: tuple[type[Mechanism], ...] = (
     Slots,
     Resting,
     Leading,
+    Resizing,
 )

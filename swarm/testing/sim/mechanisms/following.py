@@ -32,12 +32,13 @@ class Following(Mechanism):
     async def _follow(self, name: str, _leave: asyncio.Event) -> None:
         scene = self.scene
         rng, bus = scene.new_rng(), scene.world.connect(name)
-        readers = [
-            LogReader(bus, scene.subjects.log(number), partial(Shard, number, scene.rules))
-            for number in range(scene.settings.shard_count)
-        ]
+        readers: dict[int, ShardReader] = {}
         while True:
-            for number, reader in enumerate(readers):
+            # Shards may be added.
+            for number in sorted(scene.truth.shards.keys() - readers.keys()):
+                begin = partial(Shard, number, scene.rules)
+                readers[number] = LogReader(bus, scene.subjects.log(number), begin)
+            for number, reader in readers.items():
                 with contextlib.suppress(BusError):  # the next round reads on
                     await reader.catch_up()
                 self._check(number, reader)

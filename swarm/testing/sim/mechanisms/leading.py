@@ -103,13 +103,14 @@ class Leading(Mechanism):
                 self._versions.append(event.rules)
                 if event.rules.version != len(self._versions):
                     verdict.broken(f"[7] rules {event.rules.version} after {len(self._versions)}")
-            case Controlled():
+            case Controlled() if event.verb == "rules":
                 if event.command_id in self._carried_out:
                     verdict.broken(f"[7] {event.command_id} was carried out twice")
                 if len(self._carried_out) < COMMANDS_MAX:
                     self._carried_out[event.command_id] = self._versions[-1].text
-            case MapChanged() if event.map.shard_count != self.scene.settings.shard_count:
-                verdict.broken(f"[3] the leader took over another map: {event.map}")
+            case MapChanged() if event.map.version == 1:
+                if event.map.shard_count != self.scene.settings.shard_count:
+                    verdict.broken(f"[3] the leader took over another map: {event.map}")
 
     def on_other(self, said: Said) -> None:
         """Somebody asks the leader."""
@@ -129,7 +130,7 @@ class Leading(Mechanism):
             known = body["rules"].get("version", 0)
             if known > len(self._versions):
                 verdict.broken(f"[2] {said.node} shows rules {known}, which are not in the log")
-        elif body["command_id"] not in self._carried_out:
+        elif asked.verb == "rules" and body["command_id"] not in self._carried_out:
             verdict.broken(f"[2] {said.node} answers {body}, which is not in the log")
 
     # --- the end ---------------------------------------------------------------------
