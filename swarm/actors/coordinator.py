@@ -19,6 +19,7 @@ from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
+from swarm.actors.leaving import Leaving
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
@@ -34,7 +35,7 @@ from swarm.core.credits import OWN_TURNS, CreditPool
 from swarm.core.envelope import FORMAT
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
-from swarm.messages import Beat, Control, Gone, ShardMap, ShardStats
+from swarm.messages import Beat, Gone, ShardMap, ShardStats
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token, reply_allowed, sender_of
 
@@ -47,10 +48,6 @@ _beat = msgspec.json.Decoder(Beat)
 GONE_S = 0.3
 #: One that is to leave listens this long for who else is.
 HEAR_S = 0.15
-#: Sessions told to attach elsewhere at once, the pause then, and when they are told again.
-SENT_AT_ONCE = 40
-SEND_PAUSE_S = 0.05
-SEND_AGAIN_S = 1.0
 
 
 class Coordinator(Actor):
@@ -105,6 +102,7 @@ class Coordinator(Actor):
             announce=self._announce,
             draining=lambda: self.draining,
         )
+        self._leaving = Leaving(around, self._say, self._presence.live)
         #: What to do with a message, by its verb.
         self._handlers: dict[str, Callable[[Message, str], None]] = {
             **self._intake.handlers,
@@ -200,10 +198,10 @@ class Coordinator(Actor):
         await self._announce()
         # A whole swarm that is stopped is told so at about the same time.
         await asyncio.sleep(HEAR_S)
-        if not self._stayers():
+        if not self._leaving.stayers():
             return
         log.info("draining", coordinator=self.name, shards=self.owned)
-        await asyncio.gather(self._handoffs.give_all(limit_s), self._send_away(limit_s))
+        await asyncio.gather(self._handoffs.give_all(limit_s), self._leaving.send_away(limit_s))
         log.info("drained", coordinator=self.name, left=self.owned)
 
     async def stop(self) -> None:
@@ -294,27 +292,6 @@ class Coordinator(Actor):
             return
         # Too early: once more a little later.  Waking up twice does no harm.
         asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
-
-    # --- leaving ------------------------------------------------------------------------
-
-    def _stayers(self) -> list[str]:
-        """Other live coordinators that are not about to leave."""
-        live = self._presence.live()
-        return [name for name, beat in live.items() if name != self.name and not beat.draining]
-
-    async def _send_away(self, limit_s: float) -> None:
-        """Tell all sessions to attach elsewhere, not all at once; return when they have."""
-        give_up_at = self._clock() + limit_s
-        told: dict[tuple[str, str], float] = {}
-        while self._pool.sessions and self._stayers() and self._clock() < give_up_at:
-            before = self._clock() - SEND_AGAIN_S
-            due = [key for key in self._pool.sessions if told.get(key, before) <= before]
-            for agent, session in due[:SENT_AT_ONCE]:
-                told[agent, session] = self._clock()
-                control = Control("reattach", reason=f"{self.name} is about to leave")
-                self._say(self._subjects.agent_control(agent, session), _encode(control))
-            await self._say.flush()
-            await asyncio.sleep(SEND_PAUSE_S)
 
     # --- beats --------------------------------------------------------------------------
 
