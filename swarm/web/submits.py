@@ -96,7 +96,8 @@ def _checked(items: list[Raw]) -> list[NewItem]:
     """Those that are items; the others will be refused by a coordinator, one by one."""
     found = []
     for raw in items:
-        with contextlib.suppress(Refusal):  # as said
+        # What is wrong with the others their coordinator says.
+        with contextlib.suppress(Refusal):
             found.append(check_item(raw, len(memoryview(raw)))[0])
     return found
 
