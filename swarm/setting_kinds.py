@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core.routing import parse_rules
+from swarm.core.rules import ROUTING_KEYS, parse_rules
 from swarm.errors import BadConfig
 from swarm.messages import TOKEN_PATTERN
 
@@ -174,11 +174,19 @@ class Rules:
     def read(self, raw: object) -> str:
         if not isinstance(raw, str):
             raise ValueError
-        try:
-            parse_rules(raw)
-        except BadConfig as error:
-            raise ValueError(str(error)) from error
+        # By which key they are to be read, another setting says.
+        errors = [error for key in ROUTING_KEYS if (error := _error_in(raw, key))]
+        if len(errors) == len(ROUTING_KEYS):
+            raise ValueError(errors[0])
         return raw.strip()
+
+
+def _error_in(rules: str, key: str) -> str:
+    try:
+        parse_rules(rules, key)
+    except BadConfig as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,14 @@ class LogInfo(Struct, frozen=True):
     bytes_max: int = 0
 
 
+class StateValue(Struct, frozen=True):
+    """A value of the shared state."""
+
+    value: bytes
+    #: Another one with every change of the value.
+    revision: int
+
+
 class Storage(Struct, frozen=True):
     """What everything that the bus keeps takes on the server, and may take; bytes."""
 
@@ -265,6 +273,17 @@ class Bus(Protocol):
 
         Raises `StateMissing`, `StorageFull`, `BusTimeout` (it may have been stored),
         `BusUnavailable`.
+        """
+        ...
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """The value under `key` with its revision, or None; raises as `state_get`."""
+        ...
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """Replace the value that has this revision; returns whether it still had it.
+
+        Raises as `state_create`.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swarm.bus.base import Entry, EntryHandler, LogInfo, Storage, Subscription
+from swarm.bus.base import Entry, EntryHandler, LogInfo, StateValue, Storage, Subscription
 from swarm.bus.disk import free_bytes
 from swarm.bus.jetstream_api import (
     NO_STREAM,
@@ -275,6 +275,14 @@ class JetStreamBus(JetStreamLink):
     async def state_replicas(self) -> int:
         """How many servers keep the shared state; raises `StateMissing`, `BusTimeout`."""
         return await self._state.replicas()
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """See `Bus.state_read`; raises `BusTimeout`, `BusUnavailable`."""
+        return await self._state.read(key)
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """See `Bus.state_update`; raises `BusTimeout`: then it may have been stored."""
+        return await self._state.update(key, value, revision)
 
     def _reconnected(self) -> None:
         # The consumers of a server that was restarted are gone, and others have gaps.

@@ -28,6 +28,8 @@ from swarm.errors import BusError, BusTimeout, BusUnavailable, OutcomeUnknown
 #: How long an entry is tried to be stored; a cluster that elects a leader takes some seconds.
 PATIENCE_S: Final = 30.0
 APPEND_TIMEOUT_S: Final = 5.0
+#: The last sequence of no log.
+NEVER: Final = 2**53
 
 
 class LogRebuild:
@@ -54,9 +56,31 @@ class LogRebuild:
             return None
         raise api_error(what, reply.error)
 
-    async def close(self) -> None:
-        """Keep everybody from appending."""
-        await self._listen(f"closing {self._log}", self._gate)
+    async def close(self) -> int:
+        """Keep everybody from appending; returns the last sequence that somebody was told."""
+        what = f"closing {self._log}"
+        await self._listen(what, self._gate)
+        # The stream's leader answers what comes by the gate once it does not listen to the
+        # log's subject any more, and after all that had come by it.  This is never stored.
+        fence = {"Nats-Expected-Last-Sequence": str(NEVER), "Nats-Expected-Stream": self._stream}
+        give_up_at = self._clock() + PATIENCE_S
+        while True:
+            try:
+                stored = await self._link.store(
+                    what, self._log, self._stream, self._gate, b"", APPEND_TIMEOUT_S, fence
+                )
+            except (OutcomeUnknown, BusUnavailable, BusTimeout):
+                if self._clock() > give_up_at:
+                    raise
+            else:
+                error = stored.error
+                assert error is not None, "no log is so long"
+                last_seq = error.description.rpartition(":")[2].strip()
+                if error.err_code == WRONG_LAST_SEQUENCE and last_seq.isdecimal():
+                    return int(last_seq)
+                if self._clock() > give_up_at:
+                    raise BusUnavailable(f"{what}: {error}")
+            await asyncio.sleep(TRY_AGAIN_S)
 
     async def open(self) -> None:
         """Let owners append again."""

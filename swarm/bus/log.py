@@ -1,4 +1,4 @@
-"""A shard's log as its owner writes it, and as anybody reads it.
+"""A log as its owner writes it, and as anybody reads it: a shard's, or the cluster log.
 
 Writing: one fenced append in flight, never more (pipelined appends of a deposed owner
 leak through the fence).  Every append expects the last sequence that *this process has
@@ -19,13 +19,23 @@ older than `SURE_S`, the only kind that can have slept through a restore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from swarm.bus.base import Bus, Entry
-from swarm.core.envelope import FORMAT, WAY_OUT, Link, LogPosition, decode_entry, encode_entry
-from swarm.core.shard import Shard, ShardRules
+from swarm.core.envelope import (
+    FORMAT,
+    SHARD_LOG,
+    WAY_OUT,
+    AnyEntry,
+    Kind,
+    Link,
+    LogPosition,
+    decode_as,
+    encode_entry,
+)
 from swarm.errors import (
     AppendRefused,
     BusTimeout,
@@ -36,7 +46,7 @@ from swarm.errors import (
     StorageFull,
     Undecodable,
 )
-from swarm.messages import Event, LogEntry
+from swarm.messages import ClusterEvent, Event
 
 #: Entries asked for at once.
 PAGE = 256
@@ -58,6 +68,27 @@ FULL_S = 0.25
 SURE_S = 1.0
 
 
+class State(Protocol):
+    """What a log folds to."""
+
+    #: Sequence of the entry whose events are applied.
+    seq: int
+    #: Who owns the log.
+    coordinator: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether what was purged from the log is known again."""
+        ...
+
+    def apply(self, event: Any, now: float, nonce: str) -> None:
+        """Fold one event of entry `seq`, with the entry's `now` and owner nonce."""
+        ...
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
 class FencedLog:
     """Appends as one owner.  `position` is what this process has folded."""
 
@@ -74,9 +105,11 @@ class FencedLog:
         silence_s: float,
         last: Entry | None = None,
         sure_at: float = float("-inf"),
+        kind: Kind[Any] = SHARD_LOG,
     ) -> None:
         """`last`: the entry at `position.at`, seen in the log at `sure_at` (monotonic)."""
         self._bus = bus
+        self._kind = kind
         self._clock = asyncio.get_running_loop().time
         self.position = position
         self.incarnation = incarnation
@@ -99,7 +132,12 @@ class FencedLog:
         #: When an append was last acknowledged, monotonic.
         self.proven_at = self._clock()
 
-    async def append(self, events: list[Event], now: float, format_: int = FORMAT) -> int:
+    async def append(
+        self,
+        events: Sequence[Event] | Sequence[ClusterEvent],
+        now: float,
+        format_: int = FORMAT,
+    ) -> int:
         """Make one batch durable, as an entry of this format; returns its sequence.
 
         `now` must not be below `position.now`.  Without room in the storage this goes on
@@ -109,7 +147,7 @@ class FencedLog:
         """
         assert not self._appending, "one append in flight, never two"
         assert now >= self.position.now, "the log's time never goes backwards"
-        entry = LogEntry(
+        entry: AnyEntry = self._kind.make(
             swarm=format_,
             incarnation=self.incarnation,
             epoch=self.epoch,
@@ -209,7 +247,7 @@ class FencedLog:
         return None
 
     def _step_over(self, stored: Entry) -> None:
-        entry = decode_entry(self.position.log, stored.seq, stored.data)
+        entry = decode_as(self._kind, self.position.log, stored.seq, stored.data)
         trial = msgspec.structs.replace(self.position)
         if trial.advance(stored.seq, entry) is not Link.FOREIGN:
             who = entry.owner if entry is not None else "?"
@@ -258,14 +296,19 @@ async def _read_on(bus: Bus, position: LogPosition, last: Entry | None) -> list[
     return entries
 
 
-class LogReader:
-    """Folds a log from where it begins, page by page; starts over when it missed something."""
+class LogReader(Generic[StateT]):
+    """Folds a log from where it begins, page by page; starts over when it missed something.
 
-    def __init__(self, bus: Bus, log: str, number: int, rules: ShardRules) -> None:
+    `begin` makes the state of a log that begins with this sequence.
+    """
+
+    def __init__(
+        self, bus: Bus, log: str, begin: Callable[[int], StateT], kind: Kind[Any] = SHARD_LOG
+    ) -> None:
         self._bus = bus
         self._log = log
-        self._number = number
-        self._rules = rules
+        self._kind = kind
+        self._new_state = begin
         #: How often something was missed, and since when at the same place.
         self.gaps = 0
         self._missing = (0, 0)
@@ -279,7 +322,7 @@ class LogReader:
         self.sure_at = float("-inf")
         #: Called between two slices; default: let others have a turn.
         self.rest: Callable[[], Awaitable[None]] | None = None
-        self.shard = Shard(number, rules)
+        self.state = begin(1)
         self.position = LogPosition(log)
 
     async def catch_up(self, up_to: int = 0) -> None:
@@ -295,7 +338,7 @@ class LogReader:
             if self._lost:
                 continue
             if not entries:
-                if self.shard.complete:
+                if self.state.complete:
                     return
                 # What makes up for a purge was stored before it: it is there, or the replica
                 # that was asked is behind.
@@ -338,14 +381,14 @@ class LogReader:
     async def _begin(self) -> None:
         """Start at the log's first entry."""
         info = await self._bus.log_info(self._log)
-        self.shard = Shard(self._number, self._rules, info.first_seq)
+        self.state = self._new_state(info.first_seq)
         self.position = LogPosition.before(self._log, info.first_seq)
         self.last = None
         self._lost = False
 
     def fold(self, stored: Entry) -> bool:
         """Fold one entry; False when it shows that others were missed: catch up again."""
-        entry = decode_entry(self._log, stored.seq, stored.data)
+        entry = decode_as(self._kind, self._log, stored.seq, stored.data)
         try:
             link = self.position.advance(stored.seq, entry)
             if link is Link.OURS and entry is not None:
@@ -367,11 +410,11 @@ class LogReader:
         self.last = stored
         return True
 
-    def _apply(self, seq: int, entry: LogEntry) -> None:
-        shard = self.shard
-        shard.seq = seq
+    def _apply(self, seq: int, entry: AnyEntry) -> None:
+        state = self.state
+        state.seq = seq
         for event in entry.events:
-            shard.apply(event, entry.now, entry.owner)
+            state.apply(event, entry.now, entry.owner)
 
     def _start_over(self, found: int) -> None:
         self.gaps += 1

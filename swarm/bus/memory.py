@@ -209,6 +209,10 @@ class MemoryWorld:
         """Delete the shared state, as an operator can."""
         self._server.state = None
 
+    def state(self, key: str) -> bytes | None:
+        """A value of the shared state, as the server has it."""
+        return self._server.known_state().get(key)
+
     def delete_key(self, key: str) -> None:
         """Delete a value of the shared state, as an operator can; raises KeyError."""
         del self._server.known_state()[key]

@@ -85,7 +85,7 @@ class _Examiner:
 
     def _chosen(self) -> list[int]:
         settings, chosen = self._what.settings, self._what.shards
-        count = self._map.shard_count if self._map is not None else settings.shard_count
+        count = self._map.shard_count if self._map is not None else settings.shards
         if chosen is None:
             return list(range(count))
         for shard in chosen:

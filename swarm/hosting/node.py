@@ -214,6 +214,14 @@ class Node:
         return self._bus
 
     @property
+    def shard_count(self) -> int:
+        """How many shards there are, as far as is known here; 0: not known yet."""
+        for actor in (self.router, self.coordinator):
+            if actor is not None:
+                return actor.cluster.map.shard_count
+        return self._map.shard_count if self._map is not None else 0
+
+    @property
     def http_url(self) -> str:
         """Where HTTP is answered; "" where it is not."""
         return self._http.url if self._http is not None else ""
@@ -265,7 +273,7 @@ class Node:
         """Whether this process does its work now, and if not, why."""
         live = self.live
         owned = {shard for beat in live.values() for shard in beat.owns}
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         unowned = [shard for shard in range(count) if shard not in owned]
         connected = self.connected
         why = [] if connected else ["not connected to NATS"]
@@ -290,7 +298,7 @@ class Node:
         from swarm.hosting import figures  # noqa: PLC0415 - as for HTTP
         from swarm.web.metrics import CONTENT_TYPE, render  # noqa: PLC0415
 
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         shown = figures.of_swarm(self.live, count)
         shown.found = self._discovery.current if self._discovery is not None else None
         if self.coordinator is not None:
@@ -299,6 +307,8 @@ class Node:
             settings = self.plan.settings
             soft = settings.storage_soft_limit
             await figures.ask_all(shown, self._bus, settings.prefix, soft)
+        if self.router is not None:
+            shown.routing = self.router.report()
         return render(shown), CONTENT_TYPE
 
     def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:

@@ -54,8 +54,7 @@ class _Restore:
         config = await self._stream.config()
         replaced: Path | None = None
         if config is not None:
-            await self._stream.close()
-            await self._check_as_planned(known)
+            await self._check_as_planned(await self._stream.close(), known)
             replaced = await self._keep_what_is_there()
             await self._stream.delete()
         await asyncio.sleep(PAUSE_S)
@@ -67,16 +66,15 @@ class _Restore:
         await self._stream.open()
         return replaced
 
-    async def _check_as_planned(self, known: bytes | None) -> None:
+    async def _check_as_planned(self, last_seq: int, known: bytes | None) -> None:
         """Nobody can write any more; whoever did meanwhile must not lose it unasked."""
-        info = await self._bus.log_info(self._wanted.log)
-        if info.last_seq == self._plan.now_last_seq:
+        if last_seq == self._plan.now_last_seq:
             return
         await self._stream.open()
         if known is not None:
             await self._bus.state_put(self._key, known)
         raise SwarmError(
-            f"{self._wanted.log} ends with entry {info.last_seq} now, not with "
+            f"{self._wanted.log} ends with entry {last_seq} now, not with "
             f"{self._plan.now_last_seq}: somebody has written to it meanwhile.  Nothing was "
             "changed; look again whether it must be restored"
         )

@@ -14,7 +14,6 @@ from swarm.sdk import describing
 from swarm.sdk.calls import ATTEMPT_S, Calls, Tries, Verdict, read_refusal, refusal_of
 from swarm.sdk.describing import Described, Description
 from swarm.sdk.items import Batch, batches
-from swarm.subjects import MIXED
 
 #: Most items in one command.
 BATCH_SIZE = 1000
@@ -111,10 +110,11 @@ class _Submission:
         calls = self._calls
         try:
             exchange = SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
-            work_type = next(iter(batch.work_types)) if len(batch.work_types) == 1 else MIXED
-            subject = calls.subjects.submit(work_type, calls.sender)
+            subject = calls.subjects.submit(batch.work_type, calls.sender)
             deadline = asyncio.get_running_loop().time() + self._timeout_s
-            await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
+            await calls.run(
+                subject, exchange, deadline, attempt_s=ATTEMPT_S, headers=batch.headers()
+            )
             for index, position in enumerate(batch.positions):
                 self.found[position] = exchange.outcome(index, subject)
         finally:
