@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from swarm.bus.base import Bus, Entry
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.core.audit import LogAudit, Refold
 from swarm.core.shard import ShardRules
 
