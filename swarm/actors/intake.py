@@ -24,7 +24,7 @@ from swarm.core.balancing import RoutersSeen
 from swarm.core.checks import command_text_bytes
 from swarm.core.decide import VERB, claim_session
 from swarm.core.sessions import Sessions
-from swarm.errors import Refusal
+from swarm.errors import BadInput, Refusal
 from swarm.messages import (
     Ack,
     Attach,
@@ -32,6 +32,7 @@ from swarm.messages import (
     Control,
     Heartbeat,
     ItemCommand,
+    NewItem,
     Next,
     Probe,
     Pulse,
@@ -42,7 +43,7 @@ from swarm.messages import (
     SubmitReply,
     Work,
 )
-from swarm.subjects import check_token, parse_item_id, shard_of_id
+from swarm.subjects import check_token, parse_item_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -127,15 +128,24 @@ class Intake:
         for shard, items in admitted.parts.items():
             asks = admitted.asks.get(shard)
             if asks is None:
-                self._hand_on(shard, items, admitted.sizes[shard], sender, message.reply)
+                size, specs = admitted.sizes[shard], admitted.specs[shard]
+                self._hand_on(shard, items, size, sender, message.reply, specs)
             else:
                 self._moves.ask(shard, items, asks, sender, message.reply)
 
-    def _hand_on(self, shard: int, items: ShardSubmit, size: int, sender: str, reply: str) -> None:
+    def _hand_on(
+        self,
+        shard: int,
+        items: ShardSubmit,
+        size: int,
+        sender: str,
+        reply: str,
+        specs: list[NewItem] | None = None,
+    ) -> None:
         """To the shard's owner, which answers the sender."""
         worker = self._shards.get(shard)
         if worker is not None:
-            worker.put(Request("submit", sender, items, reply, size=size))
+            worker.put(Request("submit", sender, items, reply, size=size, specs=specs))
         else:
             subject = self._subjects.shard(shard, "submit", sender)
             self._say(subject, _encode(items), reply)
@@ -188,16 +198,19 @@ class Intake:
         next_: Next = decode_body(_next, message.data)
         session = next_.session
         for command in next_.done:
-            shard = shard_of_id(command.work_item_id)
+            try:
+                shard, number = parse_item_id(command.work_item_id)
+            except BadInput:
+                self._refuse_command(command, sender, session)
+                continue
             worker = self._shards.get(shard)
-            verb, size = VERB[type(command)], command_text_bytes(command)
+            verb = VERB[type(command)]
             if worker is not None:
-                worker.put(Request(verb, sender, command, session=session, size=size))
-            elif shard >= 0:
+                size = command_text_bytes(command)
+                worker.put(Request(verb, sender, command, "", session, size, number))
+            else:
                 subject = self._subjects.shard(shard, verb, sender)
                 self._say(subject, _encode(command), headers={"Swarm-Session": session})
-            else:
-                self._refuse_command(command, sender, session)
         slots = self._pool.sessions.get((sender, session))
         if slots is None:
             if next_.slots:

@@ -11,6 +11,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
+from swarm.bus.base import Message
 from swarm.messages import Beat, Borrow, Credit, Lend
 
 log = structlog.get_logger()
@@ -50,11 +51,11 @@ class Lending:
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def on_borrow(self, data: bytes, peer: str) -> None:
+    def on_borrow(self, message: Message, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
         if self._strict or not self._hearing():
             return
-        borrow: Borrow = decode_body(_borrow, data)
+        borrow: Borrow = decode_body(_borrow, message.data)
         now = self._clock()
         lent: list[Credit] = []
         ready = self._shards.ready()
@@ -66,9 +67,9 @@ class Lending:
             self._pool.wish(work_type, peer, short, now + LEND_S)
         self._lend(peer, lent)
 
-    def on_lend(self, data: bytes, peer: str) -> None:
+    def on_lend(self, message: Message, peer: str) -> None:
         """A peer moved slots here, or back here."""
-        lend: Lend = decode_body(_lend, data)
+        lend: Lend = decode_body(_lend, message.data)
         if self._strict and lend.expires_s > 0:
             # A peer that lends: its settings are others.
             self._lend(peer, lend.credits, 0.0)
@@ -80,9 +81,9 @@ class Lending:
                 self._pool.returned(credit)
         self.grant_wishes()
 
-    def give_back(self) -> None:
-        """Return borrowed slots that nothing here can use: the work was done meanwhile."""
-        for lender, unused in self._pool.unused(self._shards.ready()).items():
+    def give_back(self, ready: dict[str, int]) -> None:
+        """Return borrowed slots that nothing `ready` here can use: it was done meanwhile."""
+        for lender, unused in self._pool.unused(ready).items():
             self._lend(lender, unused, 0.0)
 
     def grant_wishes(self) -> None:
@@ -95,15 +96,15 @@ class Lending:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
                 self._lend(*granted)
 
-    def offer(self, live: dict[str, Beat]) -> None:
-        """Move free slots that nothing here can use to peers whose beats show ready work.
+    def offer(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
+        """Move free slots that nothing `ready` here can use to peers whose beats show work.
 
         To each as many as it lacks once those have given that have more free ones: not every
         coordinator one for the same item.
         """
-        if self._strict or not self._hearing():
+        if self._strict or len(live) < 2 or not self._hearing():
             return
-        now, ready = self._clock(), self._shards.ready()
+        now = self._clock()
         for work_type in self._pool.waiting():
             if ready.get(work_type):
                 continue

@@ -25,6 +25,8 @@ class Admitted(Struct):
     refused: list[SubmitResult]
     #: Bytes of each part's items.
     sizes: dict[int, int]
+    #: Each part's items as they were read, to be checked no second time in this process.
+    specs: dict[int, list[NewItem]]
     #: By part: the shards that may have items of it already, and their indexes.
     asks: dict[int, dict[int, list[int]]]
 
@@ -46,7 +48,7 @@ def admit(
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
-    admitted, maps = Admitted({}, [], {}, {}), before(map_)
+    admitted, maps = Admitted({}, [], {}, {}, {}), before(map_)
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
@@ -64,9 +66,13 @@ def admit(
             part = ShardSubmit(submit.command_id, [], [], map_.version, submit.retry)
             admitted.parts[shard] = part
             admitted.sizes[shard] = 0
+            admitted.specs[shard] = []
         part.items.append(Raw(canonical))
         part.indexes.append(index)
         admitted.sizes[shard] += len(canonical)
+        admitted.specs[shard].append(item)
+        if not maps:
+            continue
         earlier = [shard_of(item, submit.command_id, index, sender, one) for one in maps]
         if any(other != shard for other in earlier):
             part.moved.append(index)

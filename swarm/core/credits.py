@@ -47,11 +47,12 @@ class Slots(Struct):
     expires_at: float | None = None
     #: The coordinator that lent them.
     lender: str = ""
+    #: Tells a session apart, and its lent slots from its own.
+    key: Key = ("", "")
 
-    @property
-    def key(self) -> Key:
-        """Tells a session apart, and its lent slots from its own."""
-        return (self.agent, self.session if self.expires_at is None else self.session + "~lent")
+    def __post_init__(self) -> None:
+        lent = self.expires_at is not None
+        self.key = (self.agent, self.session + "~lent" if lent else self.session)
 
 
 class Wish(Struct):
@@ -78,8 +79,6 @@ class CreditPool:
         self._waiting: dict[str, OrderedDict[Key, Slots]] = {}
         #: Attached sessions by work type.
         self.served: dict[str, int] = {}
-        #: Free slots of attached sessions by work type.
-        self._free: dict[str, int] = {}
         self._wishes: dict[str, deque[Wish]] = {}
         #: By type: of the next free slots, those that are ours, since the last one that went
         #: to a wish.
@@ -273,7 +272,7 @@ class CreditPool:
             wishes.popleft()
         if not wishes:
             return None
-        free = self._free.get(work_type, 0)
+        free = self._free(work_type)
         kept = min(self._kept.get(work_type, 0), free) if ready_here else 0
         if ready_here:
             owed = self._owed.get(work_type, 0)
@@ -296,28 +295,32 @@ class CreditPool:
 
     def idle(self) -> dict[str, int]:
         """Free slots by type, of sessions attached here; 0 where all are busy."""
-        return {work_type: self._free.get(work_type, 0) for work_type in self.served}
+        return {work_type: self._free(work_type) for work_type in self.served}
 
     # ------------------------------------------------------------------------------------
 
     def _set_free(self, slots: Slots, free: int) -> None:
         assert free >= 0, f"{slots.key} has {free} free slots"
-        here = slots.expires_at is None
-        for work_type in slots.work_types:
-            waiting = self._waiting.get(work_type)
-            if waiting is None:
-                waiting = self._waiting[work_type] = OrderedDict()
-            if free > 0:
-                waiting.setdefault(slots.key, slots)
-            else:
-                waiting.pop(slots.key, None)
-            if here:
-                self._free[work_type] = self._free.get(work_type, 0) + free - slots.free
-        slots.free = free
+        had, slots.free = slots.free, free
+        # Who has free slots waits; who had some keeps its place.
+        if free and not had:
+            for work_type in slots.work_types:
+                waiting = self._waiting.get(work_type)
+                if waiting is None:
+                    waiting = self._waiting[work_type] = OrderedDict()
+                waiting[slots.key] = slots
+        elif had and not free:
+            for work_type in slots.work_types:
+                del self._waiting[work_type][slots.key]
+
+    def _free(self, work_type: str) -> int:
+        """Free slots of attached sessions for this type."""
+        waiting = self._waiting.get(work_type, OrderedDict())
+        return sum(slots.free for slots in waiting.values() if slots.expires_at is None)
 
     def _forget(self, work_type: str) -> None:
         """Nobody attached here serves this type any more."""
-        assert not self._free.pop(work_type, 0), "free slots are those of sessions"
+        assert not self._free(work_type), "free slots are those of sessions"
         self._wishes.pop(work_type, None)
         self._owed.pop(work_type, None)
         self._kept.pop(work_type, None)

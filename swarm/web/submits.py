@@ -106,7 +106,7 @@ def _checked(items: list[Raw]) -> list[NewItem]:
     """Those that are items; the others will be refused by a coordinator, one by one."""
     found = []
     for raw in items:
-        # What is wrong with the others their coordinator says.
+        # A coordinator will say what is wrong with it.
         with contextlib.suppress(Refusal):
             found.append(check_item(raw, len(memoryview(raw)))[0])
     return found

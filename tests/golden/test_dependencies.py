@@ -41,6 +41,13 @@ def test_every_dependency_is_described_with_its_version() -> None:
     assert rows("For development only") == required(development)
 
 
+def test_other_extras_are_part_of_what_is_described() -> None:
+    extras = dict(PROJECT["project"]["optional-dependencies"])
+    development = required(extras.pop("dev"))
+    for name, lines in extras.items():
+        assert required(lines).items() <= development.items(), name
+
+
 def imported(tree: ast.AST) -> set[str]:
     """Packages that are imported when the program runs, not only for type checkers."""
     found: set[str] = set()
