@@ -32,8 +32,13 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
     wanted = set(command.indexes)
     if done is not None:
+        wanted -= {index for index, _ in done.numbers}
+        if not wanted:
+            return _submit_reply(shard, command, done)
+        # By another map these might not be this shard's at all.
+        _check_map(command, out)
         # What has moved here by a change of the map was not here when the rest was accepted.
-        wanted = set(command.moved) - {index for index, _ in done.numbers}
+        wanted &= set(command.moved)
         if not wanted:
             return _submit_reply(shard, command, done)
     _check_map(command, out)
