@@ -79,3 +79,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return f"not installed in {sys.prefix}"
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident set of a process; 0 where there is no /proc."""
+    statm = Path(f"/proc/{pid}/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
@@ -75,7 +76,7 @@ class _AttachAnswer(Struct):
     error: ErrorBody | None = None
 
 
-_submit_answer = msgspec.json.Decoder(_SubmitAnswer)
+submit_answer = msgspec.json.Decoder(_SubmitAnswer)
 _attach_answer = msgspec.json.Decoder(_AttachAnswer)
 _work = msgspec.json.Decoder(Work)
 _control = msgspec.json.Decoder(Control)
@@ -188,7 +189,14 @@ class _Batch:
 class Submitting:
     """Sends all batches, some at a time."""
 
-    def __init__(self, client: Client, job: Job, ids: Ids, meter: Meter | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        job: Job,
+        ids: Ids,
+        meter: Meter | None,
+        items: Sequence[bytes] = ITEMS,
+    ) -> None:
         if job.items % BATCH:
             raise Failed(f"{job.items} items are no whole number of batches of {BATCH}")
         self._client = client
@@ -198,7 +206,8 @@ class Submitting:
         self._clock = asyncio.get_running_loop().time
         self._subject = Subjects(job.prefix).submit(WORK_TYPE, CLIENT)
         self._reply = f"_INBOX.{CLIENT}.submit"
-        self._items = [Raw(item) for item in ITEMS]
+        assert len(items) == BATCH, "every request holds the same items"
+        self._items = [Raw(item) for item in items]
         self._under_way: dict[str, _Batch] = {}
         #: Requests that were sent again.
         self.resent = 0
@@ -234,7 +243,7 @@ class Submitting:
         await self._client.publish(self._subject, body, reply=self._reply)
 
     def _answer(self, message: Msg) -> None:
-        answer = _submit_answer.decode(message.data or b'{"error":null}')
+        answer = submit_answer.decode(message.data or b'{"error":null}')
         if answer.error is not None:
             raise Failed(f"a batch was refused: {answer.error.code}: {answer.error.message}")
         batch = self._under_way.get(answer.command_id)

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from bench.nodes import Nodes, running
 from swarm.bus.embedded import EmbeddedServer
 from swarm.core.placement import stands_by
 from swarm.hosting.process import run
@@ -30,8 +27,8 @@ from swarm.messages import Beat, Moved
 from swarm.sdk.client import Swarm
 from swarm.subjects import Subjects
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("coordinator-1", "coordinator-2", "coordinator-3")
+ROLES = {"router-1": "router", **dict.fromkeys(NAMES, "coordinator")}
 #: Items of one call, and calls under way at once.
 SUBMIT_ITEMS = 20_000
 #: Between two looks at who stands by.
@@ -75,66 +72,6 @@ class Measured(Struct):
     takeovers: list[Takeover]
 
 
-class Cluster:
-    """Nodes as processes, and a client."""
-
-    def __init__(self, url: str, logs: Path, settings: dict[str, str]) -> None:
-        self._url = url
-        self._logs = logs
-        known = ("PATH", "HOME", "LANG", "SWARM_NATS_SERVER")
-        self._env = {name: os.environ[name] for name in known if name in os.environ}
-        self._env |= {
-            "PYTHONPATH": str(ROOT),
-            "NATS_URL": url,
-            "COORDINATORS": " ".join(NAMES),
-            "SHARD_COUNT": "1",
-            **settings,
-        }
-        self._nodes: dict[str, asyncio.subprocess.Process] = {}
-
-    async def start(self, name: str, role: str = "coordinator") -> None:
-        """Start a node."""
-        arguments = ("node", "--role", role, "--id", name, "--no-http", "--with-stdin")
-        with (self._logs / f"{name}.log").open("ab") as output:
-            self._nodes[name] = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "swarm", *arguments),
-                env=self._env,
-                cwd=self._logs,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-            )
-
-    async def kill(self, name: str) -> None:
-        """kill -9, and wait for its end."""
-        node = self._nodes.pop(name)
-        node.kill()
-        await node.wait()
-
-    async def stop(self) -> None:
-        """End all."""
-        for name in list(self._nodes):
-            await self.kill(name)
-
-    def connect(self) -> AbstractAsyncContextManager[Swarm]:
-        """A client."""
-        return Swarm.connect(self._url)
-
-
-@asynccontextmanager
-async def cluster(url: str, logs: Path, **settings: str) -> AsyncIterator[Cluster]:
-    """A router and three coordinators; ended afterwards."""
-    started = Cluster(url, logs, settings)
-    try:
-        await started.start("router-1", "router")
-        for name in NAMES:
-            await started.start(name)
-        yield started
-    finally:
-        await started.stop()
-
-
 async def submit(swarm: Swarm, items: int) -> str:
     """Submit so many; the id of one."""
     work_item_id = ""
@@ -161,7 +98,7 @@ async def until_stood_by(swarm: Swarm, alive: int) -> Beat:
         await asyncio.sleep(LOOK_S)
 
 
-async def takeover(nodes: Cluster, swarm: Swarm, work_item_id: str, items: int) -> Takeover:
+async def takeover(nodes: Nodes, swarm: Swarm, work_item_id: str, items: int) -> Takeover:
     """Kill the owner, and see when the shard answers again."""
     owner = (await until_stood_by(swarm, len(NAMES))).coordinator
     usual_s = 0.0
@@ -216,7 +153,8 @@ async def measure(items: int, rounds: int, logs: Path, **settings: str) -> Measu
     server = EmbeddedServer()
     await server.start(logs / "nats", port=0)
     try:
-        async with cluster(server.url, logs, **settings) as nodes, nodes.connect() as swarm:
+        settings = {"SHARD_COUNT": "1", **settings}
+        async with running(server.url, logs, ROLES, **settings) as nodes, nodes.connect() as swarm:
             work_item_id = await submit(swarm, items)
             handoffs = [await handoff(swarm, items) for _ in range(rounds)]
             takeovers = [await takeover(nodes, swarm, work_item_id, items) for _ in range(rounds)]

@@ -42,6 +42,9 @@ class Subjects:
     def describe(self, sender: str) -> str:
         return f"{self.prefix}.describe.{sender}"
 
+    def routes(self, sender: str) -> str:
+        return f"{self.prefix}.routes.{sender}"
+
     def coordinator(self, coordinator: str, verb: str, sender: str) -> str:
         return f"{self.prefix}.coordinator.{coordinator}.{verb}.{sender}"
 
@@ -50,6 +53,10 @@ class Subjects:
 
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
+
+    def restoring(self, shard: int) -> str:
+        """By which entries get into a log that is being restored."""
+        return f"{self.prefix}restore.{shard}"
 
     def cluster_log(self) -> str:
         return f"{self.prefix}log.cluster"

@@ -20,8 +20,9 @@ from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
 from swarm.core.admission import admit
+from swarm.core.balancing import RoutersSeen
 from swarm.core.checks import command_text_bytes
-from swarm.core.decide import VERB
+from swarm.core.decide import VERB, claim_session
 from swarm.core.sessions import Sessions
 from swarm.errors import Refusal
 from swarm.messages import (
@@ -32,6 +33,10 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
+    Probe,
+    Pulse,
+    Recall,
+    Recalled,
     ShardSubmit,
     Submit,
     SubmitReply,
@@ -46,7 +51,11 @@ _attach = msgspec.json.Decoder(Attach)
 _next = msgspec.json.Decoder(Next)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _attention = msgspec.json.Decoder(Attention)
+_probe = msgspec.json.Decoder(Probe)
+_recall = msgspec.json.Decoder(Recall)
 
+#: Routers are forgotten after so many missing probes.
+PROBES_MISSED = 3
 #: Refused items answered in one message: each comes with a sentence.
 REFUSED_PAGE = 100
 
@@ -57,6 +66,7 @@ class Intake:
     def __init__(
         self,
         around: Surroundings,
+        instance: str,
         cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
@@ -69,14 +79,32 @@ class Intake:
         self._subjects = around.subjects
         self._pool = around.pool
         self._me = around.coordinator
+        self._instance = instance
         self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
         self._lending = lending
         self._say = say
         self._draining = draining
+        self._hearing = around.hearing
+        interval_ms = around.settings.health_check_interval_ms
+        #: Routers, and which of the agents that they sent have arrived here.
+        self.routers = RoutersSeen(max(5.0, PROBES_MISSED * interval_ms / 1000))
         self._clock = asyncio.get_running_loop().time
         self._moves = Moves(around, cluster, self._hand_on)
+
+    @property
+    def handlers(self) -> dict[str, Callable[[Message, str], None]]:
+        """What to do with a message of clients, routers and agents, by its verb."""
+        return {
+            "submit": self.on_submit,
+            "health": self.on_health,
+            "attach": self.on_attach,
+            "next": self.on_next,
+            "heartbeat": self.on_heartbeat,
+            "attached": self.on_attached,
+            "recall": self.on_recall,
+        }
 
     # --- submissions -------------------------------------------------------------------
 
@@ -91,7 +119,8 @@ class Intake:
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
         map_, adopted = self._cluster.map, self._moves.adopted()
-        admitted = admit(submit, sender, map_, self._bus.max_payload // 4, adopted)
+        limit = self._bus.max_payload // 4
+        admitted = admit(submit, sender, map_, limit, adopted, message.headers)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
@@ -117,12 +146,27 @@ class Intake:
 
     # --- agents ------------------------------------------------------------------------
 
+    def on_health(self, message: Message, sender: str) -> None:
+        """A probe: answered in its turn, so that it tells how long anything takes here."""
+        probe: Probe = decode_body(_probe, message.data or b"{}")
+        if probe.router:
+            self.routers.heard(check_token("router", probe.router), 0, self._clock())
+        why = "" if self._hearing() else "its own beats do not come back"
+        why = "it is about to leave" if self._draining() else why
+        if message.reply:
+            pulse = Pulse(self._me, self._instance, not why, why)
+            self._say(message.reply, _encode(pulse))
+
     def on_attach(self, message: Message, sender: str) -> None:
+        headers = message.headers or {}
+        router, _, number = headers.get("Swarm-Router", "").rpartition(".")
+        if router and number.isascii() and number.isdigit():
+            # Whether the agent is accepted or not: it has arrived.
+            self.routers.heard(check_token("router", router), int(number), self._clock())
         if self._draining():
             raise Refusal("unavailable", f"{self._me} is about to leave; attach again", retry=True)
         attach: Attach = decode_body(_attach, message.data)
-        minted = message.headers.get("Swarm-Session", "") if message.headers else ""
-        session = attach.session or minted or self._runtime.new_name("s")
+        session = attach.session or headers.get("Swarm-Session", "") or self._runtime.new_name("s")
         check_token("session", session)
         attached, attention = self._sessions.attach(sender, session, attach, self._clock())
         self._say(self._subjects.attached(sender), _encode(attention))
@@ -133,6 +177,12 @@ class Intake:
         heard: Attention = decode_body(_attention, message.data)
         for session, control in self._sessions.attention(sender, heard, self._clock()):
             self._say(self._subjects.agent_control(sender, session), _encode(control))
+        self._dispute(sender, heard.session)
+
+    def _dispute(self, agent: str, session: str) -> None:
+        attention = self._sessions.dispute(agent, session)
+        if attention is not None:
+            self._say(self._subjects.attached(agent), _encode(attention))
 
     def on_next(self, message: Message, sender: str) -> None:
         next_: Next = decode_body(_next, message.data)
@@ -163,15 +213,23 @@ class Intake:
         ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
         self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
 
+    def on_recall(self, message: Message, sender: str) -> None:
+        recall: Recall = decode_body(_recall, message.data)
+        session = claim_session(recall.command_id)
+        # A hint only, as it may tell of what is not durable yet: the shard itself answers the
+        # claim, in its turn.
+        held = [worker.number for worker in self._shards if worker.knows(sender, session)]
+        if message.reply:
+            self._say(message.reply, _encode(Recalled(self._shards.owned(), held)))
+
     def on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
         control = self._sessions.heartbeat(sender, heartbeat, self._clock())
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
-        again = self._sessions.contested(sender, heartbeat, self._clock())
-        if again is not None:
-            self._say(self._subjects.attached(sender), _encode(again))
+        if heartbeat.coordinator != self._me and not heartbeat.leaving:
+            self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

@@ -258,6 +258,7 @@ class Leader(Actor):
             settings.coordinator_names,
             old,
             settings.dedupe_window_s,
+            settings.routing_key,
         )
 
     def _take(self, message: Message, batch: ClusterBatch, answers: _Answers) -> None:

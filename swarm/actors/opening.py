@@ -28,6 +28,8 @@ from swarm.messages import Opened
 TRIES = 5
 #: Before looking again at a log that seems to be empty: a replica may be behind.
 LOOK_AGAIN_S = 0.1
+#: Stands for the incarnation of a log that `swarm log restore` is bringing back.
+RESTORING = "restoring"
 
 #: Folds a shard's log.
 ShardReader = LogReader[Shard]
@@ -103,6 +105,11 @@ class Opening(Generic[StateT]):
             known: str | None = reader.position.incarnation
         else:
             known = await self._known_log()
+        if known == RESTORING:
+            raise LogReplaced(
+                f"{self._log}: `swarm log restore` is bringing it back; if it was interrupted, run "
+                "it again: until then the shard stays closed"
+            )
         if known is None:
             await bus.create_log(self._log)
         try:
@@ -165,6 +172,8 @@ class Opening(Generic[StateT]):
             append_timeout_s=around.settings.append_timeout_s,
             silence_s=around.settings.lease_s,
             kind=self._kind,
+            last=self._reader.last,
+            sure_at=self._reader.sure_at,
         )
 
     # --- the log that it must be ----------------------------------------------------------
@@ -210,10 +219,10 @@ class Opening(Generic[StateT]):
                 f"it: delete {key} from the bucket (`nats kv del {prefix}-state {key}`)"
             )
         return (
-            "The shard stays closed, nothing was changed.  Restore the stream from a backup "
-            f"(`nats stream restore`); or give up the items it held: delete {key} from the bucket "
-            f"(`nats kv del {prefix}-state {key}`), and the shard opens with the log as it is, or "
-            "a new one"
+            "The shard stays closed, nothing was changed.  Restore the log from a backup (`swarm "
+            f"log restore {key.rpartition('.')[2]} FILE`, docs/operations.md); or give up what it "
+            f"held: delete {key} from the bucket (`nats kv del {prefix}-state {key}`), and the "
+            "shard opens with the log as it is, or a new one"
         )
 
 

@@ -227,20 +227,23 @@ class Bus(Protocol):
         """
         ...
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """Store a record under `key` (one token of a subject); returns once it is durable.
 
-        Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer within
-        `timeout_s`: it may be stored, or later, or never; putting it again may store it
-        twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
+        Returns its number in the store: each put's is higher than those that had returned
+        before.  Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer
+        within `timeout_s`: it may be stored, or later, or never; putting it again may store
+        it twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
         """
         ...
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
         """All records under `key`, the oldest first; [] when there is none.
 
-        Every record whose put had returned is among them, until its age ends it.  Raises
-        `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        Those with numbers up to `as_of` are among them, until their age ends them; of the
+        others those that whoever answers knows of, and it may be behind: a server that was
+        the leader and does not know yet that it is not any more.  Raises `LogMissing`,
+        `BusTimeout` (nobody has come as far as `as_of`), `BusUnavailable`.
         """
         ...
 

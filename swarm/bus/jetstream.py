@@ -43,10 +43,11 @@ from swarm.errors import (
 #: A sender is one token of a subject.
 SENDER: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-#: Dropped from a log in one go, about: half of one of the files that the server keeps it in.
-PURGE_BYTES: Final = 4 * 1024 * 1024
+#: Dropped from a log in one go, about.  Measured with a million items: 4 MB steps raise p99 of
+#: submissions by 7 to 20 ms, these by 3.
+PURGE_BYTES: Final = 1024 * 1024
 #: Between two such steps: of the appends in that time only one has waited for a step.
-PURGE_PAUSE_S: Final = 0.15
+PURGE_PAUSE_S: Final = 0.05
 
 _decode_account = msgspec.json.Decoder(AccountInfo).decode
 
@@ -204,13 +205,13 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.create_records`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
         await self._records.create(name, max_age_s)
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`; also raises `BusUnavailable` when closed: nothing was sent."""
-        await self._records.put(name, key, data, timeout_s)
+        return await self._records.put(name, key, data, timeout_s)
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
         """See `Bus.get_records`."""
-        return await self._records.get(name, key)
+        return await self._records.get(name, key, as_of)
 
     async def storage(self) -> Storage:
         """See `Bus.storage`.
@@ -263,6 +264,17 @@ class JetStreamBus(JetStreamLink):
     async def state_create(self, key: str, value: bytes) -> bool:
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
         return await self._state.create(key, value)
+
+    async def state_put(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`, whatever is there: for an operator's commands only.
+
+        Raises `StateMissing`, `StorageFull`, `BusTimeout`, `BusUnavailable`.
+        """
+        await self._state.put(key, value)
+
+    async def state_replicas(self) -> int:
+        """How many servers keep the shared state; raises `StateMissing`, `BusTimeout`."""
+        return await self._state.replicas()
 
     async def state_read(self, key: str) -> StateValue | None:
         """See `Bus.state_read`; raises `BusTimeout`, `BusUnavailable`."""

@@ -148,11 +148,35 @@ class SharedState:
         _check_refusal(what, stored.error)
         return False
 
+    async def put(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`, whatever is there; raises as `create` does."""
+        subject = self._key_subject(key)
+        what = f"setting the state {key}"
+        deadline = self._clock() + CALL_TIMEOUT_S
+        while True:
+            stored = await self._store(what, subject, value, None)
+            if stored is not None and stored.error is None:
+                return
+            if stored is not None and stored.error is not None:
+                raise api_error(what, stored.error)
+            if self._clock() + TRY_AGAIN_S >= deadline:
+                raise BusTimeout(f"{what}: the bucket has no leader")
+            await asyncio.sleep(TRY_AGAIN_S)
+
+    async def replicas(self) -> int:
+        """How many servers keep it; raises `StateMissing`, `BusTimeout`, `BusUnavailable`."""
+        info = await self._info()
+        if info is None:
+            raise self._missing("the number of replicas")
+        return int((info.config or {}).get("num_replicas", 1))
+
     async def _store(
-        self, what: str, subject: str, value: bytes, expected_seq: int
+        self, what: str, subject: str, value: bytes, expected_seq: int | None
     ) -> Stored | None:
         """What the bucket says; None when nobody listens at the moment."""
-        fence = {"Nats-Expected-Last-Subject-Sequence": str(expected_seq)}
+        fence = {}
+        if expected_seq is not None:
+            fence["Nats-Expected-Last-Subject-Sequence"] = str(expected_seq)
         try:
             message = await self._link.request(subject, value, CALL_TIMEOUT_S, fence)
         except NoResponders:

@@ -278,7 +278,7 @@ class MemoryWorld:
 
     def records(self, name: str) -> dict[str, list[bytes]]:
         """What is truly in a store of records, by key; raises `LogMissing`."""
-        return {key: self._records.get(name, key) for key in self._records.keys(name)}
+        return {key: self._records.truly(name, key) for key in self._records.keys(name)}
 
     def time(self) -> float:
         """The server's clock, seconds since the epoch."""

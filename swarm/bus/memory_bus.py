@@ -115,12 +115,12 @@ class MemoryBus(MemoryLink):
             f"creating {name}", lambda: self._server.records.create(name, max_age_s), log=True
         )
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`; faults befall it as they do appends."""
         check_record_key(key)
         self._check_open()
         check_size(self._server.max_payload, f"{name}.{key}", data, {"Nats-Expected-Stream": name})
-        await self._write(
+        number: int = await self._write(
             "record",
             name,
             f"{name}.{key}",
@@ -130,12 +130,15 @@ class MemoryBus(MemoryLink):
             timeout_s,
             OutcomeUnknown,
         )
+        return number
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
-        """See `Bus.get_records`."""
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
+        """See `Bus.get_records`; faults befall it as they do reads of logs."""
         check_record_key(key)
         return await self._call(
-            f"reading {name}.{key}", lambda: self._server.records.get(name, key), log=True
+            f"reading {name}.{key}",
+            lambda: self._server.records.get(name, key, as_of, self.node.name),
+            log=True,
         )
 
     async def storage(self) -> Storage:

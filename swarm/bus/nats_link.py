@@ -232,6 +232,10 @@ class NatsLink:
         meanwhile; `BusUnavailable` when closed.
         """
         self._check_open()
+        if self._client is not None and self._client.lost.done():
+            # Told in a moment anyway.  Else this would be kept for the next connection, and go
+            # out even if nobody waits for the answer any more.
+            self._disconnected(self._client)
         inbox = self._answers.expect(receive, done, fragile)
         late = BusTimeout(f"{subject}: no answer within {timeout_s:g} s")
         timer = self._loop.call_later(timeout_s, fail, done, late)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.checks import read_item, too_large
+from swarm.core.headers import contradiction
 from swarm.core.ids import CLOCK_AHEAD_MAX_S, is_uuid7, uuid7_ms
 from swarm.core.sharding import before, shard_of
 from swarm.errors import Refusal
@@ -34,10 +35,13 @@ def admit(
     map_: ShardMap,
     item_bytes_max: int,
     adopted: Mapping[int, float] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Admitted:
     """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones.
 
     `adopted`: shards that are known to have adopted this map, and a time at which they had.
+    `headers` say what it was routed by; if an item is of another kind than they say, all is
+    refused.
     """
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
@@ -47,10 +51,13 @@ def admit(
         try:
             item, canonical = check_item(raw, item_bytes_max)
             _check_dependencies(item, map_.shard_count)
+            wrong = contradiction(item, headers) if headers else ""
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
             admitted.refused.append(SubmitResult(index, error=error))
             continue
+        if wrong:
+            raise Refusal("bad_request", f"item {index}: {wrong}")
         shard = shard_of(item, submit.command_id, index, sender, map_)
         part = admitted.parts.get(shard)
         if part is None:

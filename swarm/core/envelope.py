@@ -39,6 +39,8 @@ _MAGIC = b'{"swarm":'
 #: With this near its beginning, an entry is ours even if its first bytes are damaged.
 _MARK = b'"incarnation":"'
 _MARK_WITHIN = 64
+#: What to do about an entry that cannot be read, in every message about one.
+WAY_OUT = "`swarm log save` and `swarm log restore` bring the log back (docs/operations.md)"
 #: Foreign entries since the last link that are remembered.
 _STRANGERS_MAX = 10_000
 
@@ -88,8 +90,8 @@ def decode_as(kind: Kind[EntryT], log: str, seq: int, data: bytes) -> EntryT | N
     if not data.startswith(_MAGIC):
         if _MARK in data[:_MARK_WITHIN]:
             raise Undecodable(
-                f"{log}: entry {seq} is ours but its beginning is damaged; restore the entry from "
-                "a replica or backup (or run the newer version that wrote it)"
+                f"{log}: entry {seq} is ours but its beginning is damaged (or a newer version "
+                f"wrote it: run that version); {WAY_OUT}"
             )
         return None
     try:
@@ -97,7 +99,7 @@ def decode_as(kind: Kind[EntryT], log: str, seq: int, data: bytes) -> EntryT | N
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(
             f"{log}: entry {seq} is ours but cannot be decoded ({error}); it may come from a newer "
-            "version: run that version, or restore the entry from a replica or backup"
+            f"version: run that version; if it is damaged, {WAY_OUT}"
         ) from error
     if entry.swarm not in FORMATS:
         raise Undecodable(
@@ -152,7 +154,7 @@ class LogPosition(Struct):
         if known and entry.previous in self.strangers:
             raise Undecodable(
                 f"{self.log}: entry {entry.previous} is damaged: entry {seq} follows it as one of "
-                "ours, and it does not look like one; restore it from a replica or backup"
+                f"ours, and it does not look like one; {WAY_OUT}"
             )
         if not known or not self._next_of_chain(entry):
             return self._skip(seq)

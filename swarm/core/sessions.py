@@ -22,6 +22,8 @@ class _Live:
     heard_at: float
     #: Whether it asked to replace whoever was there.
     takeover: bool = False
+    #: The session that was in charge where it was accepted.
+    replaced: str = ""
 
 
 class Sessions:
@@ -48,7 +50,7 @@ class Sessions:
         live = self._live.get(agent)
         takeover, replaced = attach.takeover, ""
         if live is not None and live.session == session:
-            takeover = takeover or live.takeover
+            takeover, replaced = takeover or live.takeover, live.replaced
         elif live is not None:
             replaced = live.session
             silent_s = now - live.heard_at
@@ -58,7 +60,7 @@ class Sessions:
                     f"another live process is attached as {agent!r} (heard of {silent_s:.1f} s "
                     "ago); choose another id, stop the other one, or attach with takeover",
                 )
-        self._live[agent] = _Live(session, self._me, now, takeover)
+        self._live[agent] = _Live(session, self._me, now, takeover, replaced)
         self._pool.attach(agent, session, attach.work_types, now)
         attached = Attached(session, self._me, self._lease_s, self._heartbeat_s)
         return attached, Attention(session, self._me, takeover, replaced)
@@ -67,7 +69,7 @@ class Sessions:
         """Some coordinator took on a session: (session, control) of those that end here."""
         live = self._live.get(agent)
         if live is None or self._gives_way(live, heard, now):
-            live = _Live(heard.session, heard.coordinator, now, heard.takeover)
+            live = _Live(heard.session, heard.coordinator, now, heard.takeover, heard.replaced)
             self._live[agent] = live
         ended: list[tuple[str, Control]] = []
         for session in self._pool.of_agent(agent):
@@ -82,17 +84,30 @@ class Sessions:
     def _gives_way(self, live: _Live, heard: Attention, now: float) -> bool:
         """Whether the session in charge, as far as is known here, ends for the new one.
 
-        If the new one was accepted in the knowledge of this one, it does.  Else both were
-        accepted at once, and all coordinators, in whatever order they hear of the two,
-        must choose the same: one that takes over, then the smaller session.
+        If the new one was accepted in the knowledge of this one, it does, and the other way
+        round.  Else both were accepted at once, and all coordinators, in whatever order they
+        hear of the two, must choose the same: one that takes over, then the smaller session.
         """
-        if live.session in (heard.session, heard.replaced):
+        if live.session == heard.session or now - live.heard_at > self._silence_s():
             return True
-        if now - live.heard_at > self._silence_s():
-            return True
+        knew_ours, knew_theirs = heard.replaced == live.session, live.replaced == heard.session
+        if knew_ours != knew_theirs:
+            return knew_ours
         if live.takeover != heard.takeover:
             return heard.takeover
         return heard.session < live.session
+
+    def dispute(self, agent: str, session: str) -> Attention | None:
+        """What all are to hear again, when `session` gets work elsewhere and should not.
+
+        Two coordinators can each have a session of one agent id, if one was down, or cut off,
+        when the other's was accepted.  Whoever notices says so; one of the two gives way.
+        """
+        live = self._live.get(agent)
+        if live is None or session == live.session or live.coordinator != self._me:
+            return None
+        assert live.session, "a session has a name"
+        return Attention(live.session, self._me, live.takeover, live.replaced)
 
     def _superseded(self, agent: str) -> Control:
         return Control("superseded", reason=f"another process has attached as {agent!r}")
@@ -109,8 +124,10 @@ class Sessions:
             self._pool.detach(agent, session)
             # What told it to end may have been lost.
             return self._superseded(agent) if heartbeat.coordinator == self._me else None
-        takeover = same and live is not None and live.takeover
-        self._live[agent] = _Live(session, heartbeat.coordinator, now, takeover)
+        known = live if live is not None and same else _Live(session, "", now)
+        self._live[agent] = _Live(
+            session, heartbeat.coordinator, now, known.takeover, known.replaced
+        )
         if heartbeat.coordinator == self._me:
             slots = self._pool.attach(agent, session, heartbeat.work_types, now)
             self._pool.update(slots, heartbeat.number, heartbeat.slots, heartbeat.received, now)
@@ -120,20 +137,6 @@ class Sessions:
         if heartbeat.coordinator in beats or not self._adopts(agent, beats):
             return None
         return Control("reattach", reason=f"{heartbeat.coordinator} is not alive")
-
-    def contested(self, agent: str, heartbeat: Heartbeat, now: float) -> Attention | None:
-        """What to announce again when a session elsewhere lives beside the one that is here.
-
-        Both were accepted, and each coordinator heard of the other's session too late, or
-        not at all.  Nothing else would ever make them choose.
-        """
-        live = self._live.get(agent)
-        if heartbeat.leaving or live is None or live.session == heartbeat.session:
-            return None
-        if heartbeat.coordinator == self._me or live.coordinator != self._me:
-            return None
-        assert now - live.heard_at <= self._silence_s(), "else the other one is in charge by now"
-        return Attention(live.session, self._me, live.takeover)
 
     def drop_silent(self, now: float) -> None:
         """Forget sessions that stopped sending heartbeats."""

@@ -37,6 +37,8 @@ class Beat(Struct, omit_defaults=True):
     leaving: bool = False
     #: The part of the storage that is used, 0 to 1; 0: not known.
     storage: float = 0.0
+    #: What else somebody must look at, in sentences.
+    alarms: list[str] = []
     #: The epoch of the cluster log under which it leads the swarm; 0: it does not.
     leads: int = 0
     #: Why it cannot lead.
@@ -44,6 +46,11 @@ class Beat(Struct, omit_defaults=True):
     #: The newest shard map and routing rules that it knows; of the leader: that there are.
     map_version: int = 0
     rules_version: int = 0
+    #: Routers that this coordinator has heard of lately, and the number of the latest `Attach`
+    #: from each.
+    routed: dict[str, int] = {}
+    #: Where it answers HTTP, as ``host:port``; empty: nowhere.
+    http: str = ""
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

@@ -27,6 +27,8 @@ from tests.acceptance.runs import AGENT, SHARDS, THREE, Run, eventually, owners,
 STOPPED_S = 3.5
 #: Shorter than a takeover takes: the owner stays the owner.
 NAP_S = 0.7
+#: Twice what the agents have slots for.
+BACKLOG = 24
 
 
 async def test_clients_are_told_nothing_stale_by_an_owner_that_was_stopped(
@@ -99,9 +101,11 @@ async def load(run: Run, log: ReplyLog, records: ExecutionLog, done: asyncio.Eve
 
 
 async def submit(run: Run, swarm: Swarm, done: asyncio.Event) -> None:
-    """Work for the agents."""
+    """Work for the agents: always some that waits, and never much."""
     while not done.is_set():
         await run.submit(swarm, 6, seconds=0.2)
+        if len(run.handles) > BACKLOG:
+            await run.handles[-BACKLOG].result(timeout=DEADLINE_S)
 
 
 async def owners_now(swarm: Swarm) -> dict[int, str]:

@@ -12,6 +12,7 @@ import pytest
 from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
 from swarm.actors.deciding import Deciding
+from swarm.actors.finished import FinishedItems, read_finished
 from swarm.actors.presence import Presence
 from swarm.actors.requests import Request
 from swarm.actors.server_clock import ServerClock
@@ -34,6 +35,7 @@ from swarm.messages import (
     Attention,
     Event,
     Get,
+    Item,
     List,
     LogEntry,
     Opened,
@@ -284,6 +286,15 @@ def two_processes_of_one_agent(patch: Patch) -> None:
     patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
 
 
+def no_record_means_no_item(patch: Patch) -> None:
+    """Whoever answers that there is no record of an archived item is believed."""
+
+    async def find(self: FinishedItems, number: int) -> Item | None:
+        return await read_finished(self._bus, self._records, number, 0)
+
+    patch.setattr(FinishedItems, "_find", find)
+
+
 def earlier_shards_not_asked(patch: Patch) -> None:
     """What has another shard by now is accepted there without asking the one that had it."""
     patch.setattr(admission, "may_have", lambda *_: False)
@@ -330,6 +341,7 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (slots_on_their_way_stay_so, ()),
     (heartbeats_without_a_pause, ()),
     (two_processes_of_one_agent, ("crash",)),
+    (no_record_means_no_item, ()),
     (earlier_shards_not_asked, ()),
     (moved_items_refused, ()),
     (control_commands_forgotten, ("crash", "pause")),

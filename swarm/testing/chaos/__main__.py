@@ -17,12 +17,13 @@ from rich.console import Console
 
 from swarm.errors import SwarmError
 from swarm.hosting.logs import configure_logs
+from swarm.hosting.process import stop_on_signals, unless
 from swarm.subjects import Subjects
 from swarm.testing.chaos.cast import CAST, PREFIX
 from swarm.testing.chaos.net import enter
 from swarm.testing.chaos.progress import Progress
 from swarm.testing.chaos.report import Summary, show, summarize
-from swarm.testing.chaos.run import Chaos, ChaosPlan
+from swarm.testing.chaos.run import Chaos, ChaosPlan, Traces
 from swarm.testing.chaos.testimony import read_told
 from swarm.testing.chaos.verdict import judge
 from swarm.testing.fold import read_logs
@@ -68,7 +69,7 @@ def main() -> int:
                 seed=args.seed, seconds=60 * args.minutes, short=args.short, directory=directory
             )
             summary = asyncio.run(_run(plan, console, left_out))
-    except KeyboardInterrupt:
+    except _Interrupted:
         console.print("chaos: interrupted", style="red")
         return INTERRUPTED
     except SwarmError as error:
@@ -89,14 +90,31 @@ def main() -> int:
     return 0 if summary.ok else 1
 
 
+class _Interrupted(Exception):
+    """By SIGINT or SIGTERM."""
+
+
 async def _run(plan: ChaosPlan, console: Console, left_out: str) -> Summary:
     def say(what: str) -> None:
         console.print(what, highlight=False, soft_wrap=True)
 
     if left_out:
         say(f"links cannot be cut here: {left_out}")
-    chaos = Chaos(plan, say)
-    traces = await chaos.run()
+    summaries: list[Summary] = []
+
+    async def run() -> None:
+        traces = await Chaos(plan, say).run()
+        summaries.append(await _judge(plan, traces, left_out))
+
+    # Not `asyncio.run`'s own way: a single cancellation can get lost in nats-py.
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    if not await unless(stop, run()):
+        raise _Interrupted
+    return summaries[0]
+
+
+async def _judge(plan: ChaosPlan, traces: Traces, left_out: str) -> Summary:
     records = plan.directory / "records"
     subjects = Subjects(PREFIX)
     shards = range(CAST.shards)

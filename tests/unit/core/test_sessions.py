@@ -242,47 +242,6 @@ def test_the_loser_of_a_race_does_not_come_back_by_its_heartbeats() -> None:
         assert (first.here(), second.here()) == (["s1"], [])
 
 
-@pytest.mark.parametrize("race", RACES)
-def test_two_whose_coordinators_did_not_hear_of_each_other_are_told_apart(race: str) -> None:
-    """All announcements were lost: heartbeats show that there are two, and one of them stays."""
-    attach_1, attach_2, winner = RACES[race]
-    places = [Place("c1"), Place("c2"), Place("c3")]
-    for place, session, attach in zip(places, ("s1", "s2"), (attach_1, attach_2), strict=False):
-        _, attention = place.sessions.attach("a", session, attach, 0.0)
-        place.sessions.attention("a", attention, 0.0)
-    told: list[tuple[str, str]] = []
-    for session, to in (("s2", "c2"), ("s1", "c1")):
-        said = Heartbeat(session, to, 2, 1, ["t"])
-        for place in places:
-            place.sessions.heartbeat("a", said, 5.0)
-            again = place.sessions.contested("a", said, 5.0)
-            for other in places:
-                if again is None:
-                    continue
-                ended = other.sessions.attention("a", again, 5.1)
-                told += [(name, control.kind) for name, control in ended]
-    loser = "s2" if winner == "s1" else "s1"
-    assert told == [(loser, "superseded")]
-    assert [place.here() for place in places[:2]] == [
-        ["s1"] if winner == "s1" else [],
-        ["s2"] if winner == "s2" else [],
-    ]
-
-
-def test_nothing_is_announced_again_while_there_is_only_one() -> None:
-    place = Place("c1")
-    said = Heartbeat("s1", "c1", 2, 1, ["t"])
-    assert place.sessions.contested("a", said, 0.0) is None
-    place.attach("s1")
-    place.sessions.heartbeat("a", said, 1.0)
-    assert place.sessions.contested("a", said, 1.0) is None
-    moved = Heartbeat("s1", "c2", 3, 1, ["t"])
-    place.sessions.heartbeat("a", moved, 2.0)
-    assert place.sessions.contested("a", moved, 2.0) is None
-    other = Heartbeat("s2", "c3", 4, 1, ["t"])
-    assert place.sessions.contested("a", other, 2.0) is None, "c2 has it, and will say so"
-
-
 # --- heartbeats --------------------------------------------------------------------------
 
 
@@ -404,3 +363,75 @@ def test_free_slots_that_it_states_keep_a_session_attached_between_heartbeats() 
     place.pool.update(slots, 2, 1, 0, 14.0)
     place.sessions.drop_silent(20.0)
     assert place.here() == ["s1"]
+
+
+# --- two in charge -----------------------------------------------------------------------
+
+
+def settle(places: list[Place], now: float) -> list[tuple[str, str]]:
+    """Each place hears the heartbeats of what is attached at the others, and what is said then.
+
+    (session, kind) of what the sessions are told.
+    """
+    told: list[tuple[str, str]] = []
+    said: list[Attention] = []
+    for place, other in itertools.product(places, repeat=2):
+        place.members.heard(beat(other.name), now)
+    attached = [(place.name, session) for place in places for session in place.here()]
+    for name, session in attached:
+        for other in places:
+            control = other.heartbeat(session, now, to=name)
+            told += [(session, control.kind)] if control is not None else []
+            said += [one for one in [other.sessions.dispute("a", session)] if one is not None]
+    rounds = 0
+    while said:
+        rounds += 1
+        assert rounds < 5, "they never agree"
+        answers: list[Attention] = []
+        for heard in said:
+            for place in places:
+                ended = place.sessions.attention("a", heard, now)
+                told += [(session, control.kind) for session, control in ended]
+                answer = place.sessions.dispute("a", heard.session)
+                answers += [answer] if answer is not None else []
+        said = answers
+    return told
+
+
+@pytest.mark.parametrize("race", RACES)
+@pytest.mark.parametrize(
+    "known", ["nothing", "the other, by the first", "the other, by the second"]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_that_were_accepted_unheard_agree_by_their_heartbeats(
+    race: str, known: str, turned: bool
+) -> None:
+    """One was down, or cut off, when the other accepted its session."""
+    attach_1, attach_2, winner = RACES[race]
+    first, second = Place("c1"), Place("c2")
+    if known == "the other, by the first":
+        first.sessions.attention("a", Attention("s2", "c2"), -2 * SILENCE_S)
+        winner = "s1"
+    elif known == "the other, by the second":
+        second.sessions.attention("a", Attention("s1", "c1"), -2 * SILENCE_S)
+        winner = "s2"
+    first.attach("s1", attach_1)
+    second.attach("s2", attach_2)
+    assert (first.here(), second.here()) == (["s1"], ["s2"]), "both are in charge"
+
+    told = settle([second, first] if turned else [first, second], 1.0)
+    loser = "s2" if winner == "s1" else "s1"
+    assert first.here() + second.here() == [winner]
+    assert (loser, "superseded") in told
+    assert (winner, "superseded") not in told
+    assert settle([first, second], 2.0) == []
+
+
+def test_who_is_in_charge_alone_disputes_nothing() -> None:
+    first, second = Place("c1"), Place("c2")
+    attention = first.attach("s1")
+    second.sessions.attention("a", attention, 0.1)
+    assert first.sessions.dispute("a", "s1") is None
+    assert first.sessions.dispute("b", "s1") is None
+    assert second.sessions.dispute("a", "s2") is None, "only where it is attached"
+    assert first.sessions.dispute("a", "s2") == attention
