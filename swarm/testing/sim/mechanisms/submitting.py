@@ -16,8 +16,6 @@ from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
 
 PRIORITIES = ("critical", "high", "medium", "low")
-#: A client whose clock is further ahead than this may be told so.
-AHEAD_S = 250.0
 
 
 class Submitting(Mechanism):
@@ -107,16 +105,12 @@ class Submitting(Mechanism):
 
     def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
         verdict = self.scene.verdict
-        clock_wrong = isinstance(error, Refusal) and "in the future" in str(error)
-        if not clock_wrong or not self._ahead(client.name):
+        clocks = self.scene.clocks
+        if not isinstance(error, Refusal) or not clocks.may_be_refused(client.name, error):
             verdict.broken(f"[1] {logical} was not accepted: {error}")
         if logical in self._ids and logical not in self._acked:
             verdict.broken(f"[1] {logical} is in the log, and was refused: {error}")
         verdict.saw("refused for its clock")
-
-    def _ahead(self, node: str) -> bool:
-        """Whether its clock is, or was until a moment ago, far ahead."""
-        return self.scene.clocks.most_ahead_s(node) > AHEAD_S
 
     def unfinished(self) -> Iterable[str]:
         """Whatever was submitted must end."""
