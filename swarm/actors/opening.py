@@ -113,7 +113,7 @@ async def _open(
             silence_s=settings.lease_s,
         )
         opened = Opened(around.coordinator)
-        now = max(around.runtime.wall(), position.now)
+        now = max(around.server_clock.now(), position.now)
         reader.shard.seq = position.at + 1
         try:
             await fenced.append([opened], now, around.format())

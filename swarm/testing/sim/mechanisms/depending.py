@@ -170,6 +170,8 @@ class Depending(Mechanism):
                 dependent_ = self._dependents.get(self._name(folded))
                 if dependent_ is not None:
                     dependent_.freed = True
+            case _:
+                pass
 
     def _name(self, folded: Folded) -> str:
         assert folded.item is not None, "it is about one item"

@@ -169,6 +169,8 @@ class Failing(Mechanism):
                 self._died(name, life, event, folded)
             case Replayed():
                 _brought_back(life)
+            case _:
+                pass
 
     def _submitted(self, name: str, raw: Raw) -> None:
         item, rules = msgspec.json.decode(raw, type=NewItem), self.scene.rules

@@ -134,10 +134,9 @@ class Submitting(Mechanism):
 def _renumbered(left: dict[int, dict[str, Any]], ids: dict[int, str]) -> list[dict[str, Any]]:
     """Items of a batch that are to be sent once more, by position, when others have got ids."""
     places = {position: place for place, position in enumerate(left)}
-    again = []
-    for item in left.values():
-        if "depends_on" in item:
-            named = [ids.get(one, places.get(one, one)) for one in item["depends_on"]]
-            item = {**item, "depends_on": named}
-        again.append(item)
-    return again
+    return [
+        item | {"depends_on": [ids.get(one, places.get(one, one)) for one in item["depends_on"]]}
+        if "depends_on" in item
+        else item
+        for item in left.values()
+    ]

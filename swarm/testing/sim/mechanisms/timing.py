@@ -24,9 +24,10 @@ from swarm.messages import (
     Submitted,
 )
 from swarm.sdk.context import Context
-from swarm.subjects import item_id
+from swarm.subjects import item_id, parse_item_id
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.mechanisms.timekeeping import LOG_OFF_MAX_S
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Claim, Folded
 
@@ -35,8 +36,6 @@ from swarm.testing.sim.truth import Claim, Folded
 DELAYED = 0.1
 LIMITED = 0.1
 PACED = 0.1
-#: A log's time may be off the server's by this, and what was found right may be a little off.
-OFF_MAX_S = 2.0 + 0.6
 #: In health owners act so soon after a time has come: they look four times a second …
 ACTS_S = 1.0
 #: … once all shards are open and all leases have begun anew.
@@ -82,6 +81,8 @@ class Timing(Mechanism):
         self._times: dict[str, _Times] = {}
         #: By item id: claims that need progress.
         self._held: dict[str, _Held] = {}
+        #: What each log's time is ahead of the server's.
+        self._off_s: dict[int, float] = {}
 
     # --- what is done ----------------------------------------------------------------
 
@@ -115,6 +116,7 @@ class Timing(Mechanism):
     def on_event(self, folded: Folded) -> None:
         """No sooner than the item's times, by the log's clock and by the true one."""
         event, now = folded.event, folded.entry.now
+        self._off_s[folded.shard] = now - self._true(folded)
         if isinstance(event, Submitted):
             for offset, raw in enumerate(event.items):
                 self._submitted(item_id(folded.shard, event.first + offset), raw)
@@ -130,13 +132,15 @@ class Timing(Mechanism):
             case Claimed():
                 self._claimed(name, times, event, folded)
             case Progressed() if name in self._held:
-                self._held[name].seen_s = self.scene.clock()
+                self._held[name].seen_s = folded.decided_at_s
             case Asked(status="dead") | Died(cause="deadline"):
                 self._too_late(name, times, folded)
             case Asked():
                 times.asked_until = event.until
             case Replayed():
                 self._replayed(times, now)
+            case _:
+                pass
         if isinstance(event, Died):
             times.dead = True
 
@@ -146,7 +150,7 @@ class Timing(Mechanism):
 
     def _claimed(self, name: str, times: _Times, event: Claimed, folded: Folded) -> None:
         now, true_now = folded.entry.now, self._true(folded)
-        if now < times.not_before or true_now < times.not_before - OFF_MAX_S:
+        if now < times.not_before or true_now < times.not_before - LOG_OFF_MAX_S:
             self._broken(f"{name} was claimed at {now:.3f} ({true_now:.3f}), before {times}")
         if times.deadline and now >= times.deadline:
             self._broken(f"{name} was claimed at {now:.3f}, after {times}")
@@ -155,12 +159,12 @@ class Timing(Mechanism):
         if times.progress_s:
             token = make_token(event.fence, folded.entry.owner, event.session)
             claim = self.scene.truth.claims[name, token]
-            self._held[name] = _Held(claim, self.scene.clock())
+            self._held[name] = _Held(claim, folded.decided_at_s)
 
     def _too_late(self, name: str, times: _Times, folded: Folded) -> None:
         """It ends, or is to end, because its deadline has passed."""
         now, event = folded.entry.now, folded.event
-        early = now < times.deadline or self._true(folded) < times.deadline - OFF_MAX_S
+        early = now < times.deadline or self._true(folded) < times.deadline - LOG_OFF_MAX_S
         if early or not times.deadline:
             self._broken(f"{name} had no time left at {now:.3f}, and {times}")
         if isinstance(event, Asked):
@@ -204,7 +208,8 @@ class Timing(Mechanism):
         for name, times in self._times.items():
             ended = scene.truth.items[name].status in ENDED
             due = times.asked_until or times.deadline
-            late_s = min(now - due - OFF_MAX_S, healthy_s)
+            log_now = now + self._off_s[parse_item_id(name)[0]]
+            late_s = min(log_now - due, healthy_s)
             if not ended and due and late_s > ACTS_S:
                 self._broken(f"{name} should have ended {late_s:.1f} s ago: {times}")
         for name, held in self._held.items():
