@@ -28,14 +28,14 @@ class ServerClock:
         self._bus = bus
         self._wall = runtime.wall
         self._clock = asyncio.get_running_loop().time
-        #: (wall, monotonic) when the clock was last found good.
+        #: (wall, monotonic) when the clock was last found good; kept when it is not any more,
+        #: as what is being opened still goes by it.
         self._good_at: tuple[float, float] | None = None
 
     async def check(self) -> None:
         """Raise `BadConfig` when this machine's clock is off; and what the bus raises."""
         if self._holds():
             return
-        self._good_at = None
         asked_s = self._clock()
         server = await self._bus.server_time()
         after = self._wall()

@@ -60,6 +60,9 @@ def test_its_time_goes_on_from_when_the_clock_was_right() -> None:
         await machine.clock.check()
         machine.off_s = 3600.0
         await asyncio.sleep(5.0)
+        # Somebody else who opens finds it wrong.
+        with pytest.raises(BadConfig, match="s off the NATS server's"):
+            await machine.clock.check()
         assert machine.clock.now() == pytest.approx(machine.true() + 1.0)
 
     run(main, seed=1)
