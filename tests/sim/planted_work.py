@@ -300,7 +300,7 @@ PLANTED_WORK: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (handing_back_is_charged, ()),
     (deaths_lost_by_compaction, ("crash",)),
     (no_quarantine, ()),
-    (leases_go_on_through_trouble, ("outage",)),
+    (leases_go_on_through_trouble, ("deaf",)),
     (brought_back_with_its_old_attempts, ()),
     (deadlines_forgotten_at_takeover, ("crash",)),
     (heartbeats_count_as_progress, ()),
