@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swarm.actors import ownership
+from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
 from swarm.actors.deciding import Deciding
 from swarm.actors.shard_worker import ShardWorker
@@ -19,7 +19,7 @@ from swarm.core.decide import holding, timely
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
-from swarm.core.work import deadline_of, unresolved
+from swarm.core.work import backoff_s, deadline_of, unresolved
 from swarm.messages import (
     Dependency,
     Edge,
@@ -27,6 +27,7 @@ from swarm.messages import (
     Item,
     Outcome,
     Released,
+    Replayed,
     Resolved,
     Retried,
     Watching,
@@ -128,7 +129,7 @@ def results_mixed_up(patch: Patch) -> None:
 
 def _opened(patch: Patch, change: Callable[[Shard], None]) -> None:
     """Change the state of every shard that is opened."""
-    original = ownership.open_shard
+    original = opening.open_shard
 
     async def open_shard(around: Surroundings, *arguments: Any) -> ShardWorker:
         worker = await original(around, *arguments)
@@ -152,11 +153,10 @@ def backoff_forgotten_at_takeover(patch: Patch) -> None:
 
 def backoff_does_not_grow(patch: Patch) -> None:
     """The pause after every failed attempt is that after the first one."""
-    original = holding.backoff_s
     patch.setattr(
         holding,
         "backoff_s",
-        lambda first_s, longest_s, _attempt, jitter: original(first_s, longest_s, 1, jitter),
+        lambda first_s, longest_s, _attempt, jitter: backoff_s(first_s, longest_s, 1, jitter),
     )
 
 
@@ -224,14 +224,14 @@ def leases_go_on_through_trouble(patch: Patch) -> None:
 
 def brought_back_with_its_old_attempts(patch: Patch) -> None:
     """A dead item that is brought back has no attempts left."""
-    original = life.LIFE[life.Replayed]
+    original = life.LIFE[Replayed]
 
     def replayed(shard: Shard, item: Item, event: Any) -> None:
         attempt = item.attempt
         original(shard, item, event)
         item.attempt = attempt
 
-    patch.setitem(life.LIFE, life.Replayed, replayed)
+    patch.setitem(life.LIFE, Replayed, replayed)
 
 
 # --- times ----------------------------------------------------------------------------------

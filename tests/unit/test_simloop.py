@@ -539,8 +539,9 @@ def test_whoever_is_killed_is_not_blamed_for_not_asking_what_failed() -> None:
             with contextlib.suppress(LookupError):
                 await task
 
-        start_process("p#1", work())
+        killed = start_process("p#1", work())
         await pass_time(3)
+        assert not killed.done()
         return "fine"
 
     assert run(main, seed=1) == "fine"
