@@ -35,7 +35,7 @@ class Machine:
 
     async def server_time(self) -> float:
         true = self.true()
-        await asyncio.sleep(self.answers_after_s)
+        await asyncio.sleep(self.answers_after_s)  # virtual time
         self.off_s += self.set_meanwhile_s
         return true
 
@@ -59,7 +59,7 @@ def test_its_time_goes_on_from_when_the_clock_was_right() -> None:
         machine.off_s = 1.0
         await machine.clock.check()
         machine.off_s = 3600.0
-        await asyncio.sleep(5.0)
+        await asyncio.sleep(5.0)  # virtual time
         # Somebody else who opens finds it wrong.
         with pytest.raises(BadConfig, match="s off the NATS server's"):
             await machine.clock.check()

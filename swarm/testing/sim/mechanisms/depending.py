@@ -123,7 +123,7 @@ class Depending(Mechanism):
 
     async def _cancel(self, client: Client, work_item_id: str) -> None:
         grace_s = client.rng.choice((0.0, 0.5))
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(NoAnswer):  # whatever became of it, the logs say so
             try:
                 await client.swarm.cancel(work_item_id, "not wanted", grace_s=grace_s)
             except Refusal as refusal:

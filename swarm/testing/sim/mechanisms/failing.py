@@ -132,7 +132,7 @@ class Failing(Mechanism):
             client.meanwhile(self._bring_back(client, name))
 
     async def _bring_back(self, client: Client, work_item_id: str) -> None:
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(NoAnswer):  # whatever became of it, the logs say so
             try:
                 await client.swarm.retry(work_item_id)
             except Refusal as refusal:
