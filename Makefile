@@ -14,11 +14,17 @@ PYTHONS := $(PYTHON) python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 CAN_MAKE_VENV := import ensurepip, venv
 
+# Programs that some tests run, each with its Debian package: ip cuts links.  RUNLEVEL=1 keeps
+# apt from starting daemons; the tests start what they need.
+PARTS := ip:iproute2 nginx:nginx-light dnsmasq:dnsmasq-base etcd:etcd-server curl:curl \
+	openssl:openssl
+
 ARGS ?=
 SEED ?= 1
 MINUTES ?= 30
 RUNS ?= 10000
 JOBS ?= 2
+TEST_JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,12 +36,15 @@ help: ## List the targets
 demo: $(RUNTIME) ## Audit a real source tree with a swarm on this machine (ARGS=…)
 	$(VENV)/bin/swarm demo $(ARGS)
 
-test: $(DEV) ## Run the tests (ARGS=… goes to pytest)
-	$(PY) -m pytest $(ARGS)
+# Most tests wait for processes most of the time: more at once than there are cores.
+test: $(DEV) ## Run the tests (ARGS=… goes to pytest), TEST_JOBS=3 files at once
+	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
-test-deps: ## Install what some tests need of the system (Debian, as root): ip, for cut links
-	@command -v ip >/dev/null || { apt-get update -q && \
-		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends iproute2; }
+test-deps: ## Install what some tests need of the system (Debian, as root): see PARTS
+	@missing=; for part in $(PARTS); do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v $${part%%:*} >/dev/null || missing="$$missing $${part##*:}"; \
+	done; test -z "$$missing" || { apt-get update -q && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; }
 
 check: $(DEV) ## Lint, format, types, compose file
 	$(PY) -m ruff check .

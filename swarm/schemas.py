@@ -43,7 +43,7 @@ ENCODED: Final[Mapping[tuple[str, str], Any]] = {
     ("Submitted", "items"): list[NewItem],
 }
 
-Who = Literal["client", "agent", "router", "coordinator", "owner", "anyone"]
+Who = Literal["client", "agent", "router", "coordinator", "owner", "leader", "anyone"]
 
 
 class Route(Struct, frozen=True, omit_defaults=True):
@@ -63,6 +63,8 @@ class Route(Struct, frozen=True, omit_defaults=True):
     headers: list[str] = []
 
 
+#: What the items of a batch have in common, and routers may route by.
+_SUBMIT = ["Swarm-Priority", "Swarm-Team", "Swarm-Label"]
 _COMMAND = "<p>.shard.<n>.{verb}.<sender>"
 _SESSION = ["Swarm-Session"]
 
@@ -74,10 +76,13 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Submit",
         ["SubmitReply"],
         several=True,
+        headers=_SUBMIT,
     ),
     Route("<p>.describe.<sender>", "client", "router", "Describe", ["Description"]),
+    Route("<p>.routes.<sender>", "client", "router", "Routes", ["RoutingReport"], several=True),
     Route("<p>.attach.<agent>", "agent", "router", "Attach", ["Attached"]),
     Route("<p>.coordinator.<id>.next.<agent>", "agent", "coordinator", "Next"),
+    Route("<p>.coordinator.<id>.recall.<sender>", "agent", "coordinator", "Recall", ["Recalled"]),
     Route("<p>.heartbeat.<agent>", "agent", "coordinator", "Heartbeat"),
     Route("<p>.agent.<agent>.<session>.work", "coordinator", "agent", "Work"),
     Route("<p>.agent.<agent>.<session>.control", "coordinator", "agent", "Control"),
@@ -95,6 +100,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         for verb in ("cancel", "prioritize", "retry", "answer")
     ),
     Route(_COMMAND.format(verb="submit"), "coordinator", "owner", "ShardSubmit", ["SubmitReply"]),
+    Route(_COMMAND.format(verb="known"), "coordinator", "owner", "ShardSubmit", ["KnownReply"]),
     Route(
         "<p>.coordinator.<id>.submit.<sender>",
         "router",
@@ -102,6 +108,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Submit",
         ["SubmitReply"],
         several=True,
+        headers=["Swarm-Type", *_SUBMIT],
     ),
     Route(
         "<p>.coordinator.<id>.attach.<agent>",
@@ -109,8 +116,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         "coordinator",
         "Attach",
         ["Attached"],
-        headers=_SESSION,
+        headers=[*_SESSION, "Swarm-Router"],
     ),
+    Route("<p>.coordinator.<id>.health.<sender>", "router", "coordinator", "Probe", ["Pulse"]),
     Route("<p>.coordinator.<id>.borrow.<coordinator>", "coordinator", "coordinator", "Borrow"),
     Route("<p>.coordinator.<id>.lend.<coordinator>", "coordinator", "coordinator", "Lend"),
     Route(
@@ -131,7 +139,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("<p>.gone.<coordinator>", "coordinator", "anyone", "Gone"),
     Route("<p>log.<n>", "owner", "anyone", "LogEntry"),
     Route("<p>done.<n>.<block>", "owner", "anyone", "Finished"),
+    Route("<p>.control.rules.<sender>", "client", "leader", "SetRules", ["ControlReply"]),
+    Route("<p>.control.conflict.<sender>", "client", "leader", "TellConflict", ["ControlReply"]),
+    Route("<p>.control.resize.<sender>", "client", "leader", "Resize", ["ControlReply"]),
+    Route("<p>.control.look.<sender>", "client", "leader", "Look", ["ClusterView"]),
+    Route("<p>log.cluster", "leader", "anyone", "ClusterEntry"),
     Route("$KV.<p>-state.map", "coordinator", "anyone", "ShardMap"),
+    Route("$KV.<p>-state.rules", "leader", "anyone", "RoutingRules"),
 )
 
 

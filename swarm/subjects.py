@@ -42,6 +42,9 @@ class Subjects:
     def describe(self, sender: str) -> str:
         return f"{self.prefix}.describe.{sender}"
 
+    def routes(self, sender: str) -> str:
+        return f"{self.prefix}.routes.{sender}"
+
     def coordinator(self, coordinator: str, verb: str, sender: str) -> str:
         return f"{self.prefix}.coordinator.{coordinator}.{verb}.{sender}"
 
@@ -50,6 +53,16 @@ class Subjects:
 
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
+
+    def restoring(self, shard: int) -> str:
+        """By which entries get into a log that is being restored."""
+        return f"{self.prefix}restore.{shard}"
+
+    def cluster_log(self) -> str:
+        return f"{self.prefix}log.cluster"
+
+    def control(self, verb: str, sender: str) -> str:
+        return f"{self.prefix}.control.{verb}.{sender}"
 
     def records(self, shard: int) -> str:
         """Name of the shard's finished records."""

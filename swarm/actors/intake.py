@@ -11,15 +11,18 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.actors.answers import error_body
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.lending import Lending
+from swarm.actors.moves import Moves
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
 from swarm.core.admission import admit
+from swarm.core.balancing import RoutersSeen
 from swarm.core.checks import command_text_bytes
-from swarm.core.decide import VERB
+from swarm.core.decide import VERB, claim_session
 from swarm.core.sessions import Sessions
 from swarm.errors import Refusal
 from swarm.messages import (
@@ -30,7 +33,11 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
-    ShardMap,
+    Probe,
+    Pulse,
+    Recall,
+    Recalled,
+    ShardSubmit,
     Submit,
     SubmitReply,
     Work,
@@ -44,7 +51,11 @@ _attach = msgspec.json.Decoder(Attach)
 _next = msgspec.json.Decoder(Next)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
 _attention = msgspec.json.Decoder(Attention)
+_probe = msgspec.json.Decoder(Probe)
+_recall = msgspec.json.Decoder(Recall)
 
+#: Routers are forgotten after so many missing probes.
+PROBES_MISSED = 3
 #: Refused items answered in one message: each comes with a sentence.
 REFUSED_PAGE = 100
 
@@ -55,7 +66,8 @@ class Intake:
     def __init__(
         self,
         around: Surroundings,
-        shard_map: ShardMap,
+        instance: str,
+        cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
         lending: Lending,
@@ -67,13 +79,32 @@ class Intake:
         self._subjects = around.subjects
         self._pool = around.pool
         self._me = around.coordinator
-        self._map = shard_map
+        self._instance = instance
+        self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
         self._lending = lending
         self._say = say
         self._draining = draining
+        self._hearing = around.hearing
+        interval_ms = around.settings.health_check_interval_ms
+        #: Routers, and which of the agents that they sent have arrived here.
+        self.routers = RoutersSeen(max(5.0, PROBES_MISSED * interval_ms / 1000))
         self._clock = asyncio.get_running_loop().time
+        self._moves = Moves(around, cluster, self._hand_on)
+
+    @property
+    def handlers(self) -> dict[str, Callable[[Message, str], None]]:
+        """What to do with a message of clients, routers and agents, by its verb."""
+        return {
+            "submit": self.on_submit,
+            "health": self.on_health,
+            "attach": self.on_attach,
+            "next": self.on_next,
+            "heartbeat": self.on_heartbeat,
+            "attached": self.on_attached,
+            "recall": self.on_recall,
+        }
 
     # --- submissions -------------------------------------------------------------------
 
@@ -87,27 +118,55 @@ class Intake:
             )
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
-        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
+        map_, adopted = self._cluster.map, self._moves.adopted()
+        limit = self._bus.max_payload // 4
+        admitted = admit(submit, sender, map_, limit, adopted, message.headers)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
         for shard, items in admitted.parts.items():
-            worker = self._shards.get(shard)
-            if worker is not None:
-                size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, items, message.reply, size=size))
+            asks = admitted.asks.get(shard)
+            if asks is None:
+                self._hand_on(shard, items, admitted.sizes[shard], sender, message.reply)
             else:
-                subject = self._subjects.shard(shard, "submit", sender)
-                self._say(subject, _encode(items), message.reply)
+                self._moves.ask(shard, items, asks, sender, message.reply)
+
+    def _hand_on(self, shard: int, items: ShardSubmit, size: int, sender: str, reply: str) -> None:
+        """To the shard's owner, which answers the sender."""
+        worker = self._shards.get(shard)
+        if worker is not None:
+            worker.put(Request("submit", sender, items, reply, size=size))
+        else:
+            subject = self._subjects.shard(shard, "submit", sender)
+            self._say(subject, _encode(items), reply)
+
+    async def stop(self) -> None:
+        """Ask nothing more; senders will ask again."""
+        await self._moves.stop()
 
     # --- agents ------------------------------------------------------------------------
 
+    def on_health(self, message: Message, sender: str) -> None:
+        """A probe: answered in its turn, so that it tells how long anything takes here."""
+        probe: Probe = decode_body(_probe, message.data or b"{}")
+        if probe.router:
+            self.routers.heard(check_token("router", probe.router), 0, self._clock())
+        why = "" if self._hearing() else "its own beats do not come back"
+        why = "it is about to leave" if self._draining() else why
+        if message.reply:
+            pulse = Pulse(self._me, self._instance, not why, why)
+            self._say(message.reply, _encode(pulse))
+
     def on_attach(self, message: Message, sender: str) -> None:
+        headers = message.headers or {}
+        router, _, number = headers.get("Swarm-Router", "").rpartition(".")
+        if router and number.isascii() and number.isdigit():
+            # Whether the agent is accepted or not: it has arrived.
+            self.routers.heard(check_token("router", router), int(number), self._clock())
         if self._draining():
             raise Refusal("unavailable", f"{self._me} is about to leave; attach again", retry=True)
         attach: Attach = decode_body(_attach, message.data)
-        minted = message.headers.get("Swarm-Session", "") if message.headers else ""
-        session = attach.session or minted or self._runtime.new_name("s")
+        session = attach.session or headers.get("Swarm-Session", "") or self._runtime.new_name("s")
         check_token("session", session)
         attached, attention = self._sessions.attach(sender, session, attach, self._clock())
         self._say(self._subjects.attached(sender), _encode(attention))
@@ -154,13 +213,23 @@ class Intake:
         ack = Ack(command.command_id, command.work_item_id, error=error_body(refusal))
         self._say(self._subjects.agent_work(agent, session), _encode(Work([], [ack])))
 
+    def on_recall(self, message: Message, sender: str) -> None:
+        recall: Recall = decode_body(_recall, message.data)
+        session = claim_session(recall.command_id)
+        # A hint only, as it may tell of what is not durable yet: the shard itself answers the
+        # claim, in its turn.
+        held = [worker.number for worker in self._shards if worker.knows(sender, session)]
+        if message.reply:
+            self._say(message.reply, _encode(Recalled(self._shards.owned(), held)))
+
     def on_heartbeat(self, message: Message, sender: str) -> None:
         heartbeat: Heartbeat = decode_body(_heartbeat, message.data)
         control = self._sessions.heartbeat(sender, heartbeat, self._clock())
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
-        self._dispute(sender, heartbeat.session)
+        if heartbeat.coordinator != self._me and not heartbeat.leaving:
+            self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

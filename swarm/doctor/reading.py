@@ -130,6 +130,12 @@ class LogReading:
             return
         for _ in range(TRIES):
             info = await self._bus.log_info(self._log)
+            if info.first_seq > wanted:
+                # Purged meanwhile, as a later mark allows: what it made up for comes before
+                # that mark, and perhaps behind where we are.
+                if not await self._read_on(info.last_seq):
+                    continue
+                wanted = audit.refold_from()
             start = max(wanted, info.first_seq)
             if start > audit.at + 1:
                 break

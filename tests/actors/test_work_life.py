@@ -636,7 +636,11 @@ def test_results_of_dependencies_are_handed_on() -> None:
                 await ctx.result_of("0-99")
             return [ends, [one if one != large else "large" for one in results]]
 
-        parts = [{"work_type": "a", "payload": n} for n in (1, 2, "large")]
+        # By their keys the first is in another shard than the others.
+        parts = [
+            {"work_type": "a", "payload": n, "idempotency_key": f"part-{n}"}
+            for n in (1, 2, "large")
+        ]
         last = {"work_type": "b", "depends_on": [0, 1, 2]}
         *made, joined = await life.swarm.submit_many([*parts, last])
         assert isinstance(joined, Handle)
@@ -728,6 +732,38 @@ def test_archived_items_are_listed_when_asked_for() -> None:
         # in memory can, and is listed once.
         assert (await handles[0].get()).status == "completed"
         assert len([item async for item in life.swarm.list(status="dead", archived=True)]) == 5
+
+    live(scenario, msgspec.structs.replace(SETTINGS, cache_max_size=2))
+
+
+def test_an_archived_item_is_known_whoever_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NATS server that was the leader answers for the records, of which it knows none."""
+
+    async def scenario(life: Life) -> None:
+        async def handler(ctx: Context) -> int:
+            return int(ctx.payload)
+
+        life.agent("a1", handler, concurrency=4)
+        handles = [await life.swarm.submit("a", payload=n) for n in range(12)]
+        for number, handle in enumerate(handles):
+            assert await handle.result(timeout=60.0) == number
+        cluster = life.cluster
+        workers = [worker for c in cluster.coordinators.values() for worker in c._shards]
+        await until(lambda: sum(sum(w._shard.archived.values()) for w in workers) >= 8)
+        # The new owner of both shards has put no record yet.
+        cluster.world.crash("c1")
+        del cluster.coordinators["c1"]
+        await until(lambda: len(cluster.coordinators["c2"].owned) == 2)
+        records = cluster.world._records
+        real = records.get
+
+        def behind(name: str, key: str, as_of: int, node: str) -> list[bytes]:
+            return real(name, key, as_of, node) if as_of else []
+
+        monkeypatch.setattr(records, "get", behind)
+        for number, handle in enumerate(handles):
+            assert (await handle.get()).status == "completed"
+            assert await handle.result(timeout=60.0) == number
 
     live(scenario, msgspec.structs.replace(SETTINGS, cache_max_size=2))
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 #: What a package's modules are called, where that is not its own name.
-MODULES = {"nats-py": "nats", "prometheus-client": "prometheus_client"}
+MODULES = {"dnspython": "dns", "nats-py": "nats", "prometheus-client": "prometheus_client"}
 
 
 def rows(heading: str) -> dict[str, str]:

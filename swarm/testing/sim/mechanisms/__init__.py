@@ -8,8 +8,10 @@ from swarm.testing.sim.mechanisms.depending import Depending
 from swarm.testing.sim.mechanisms.failing import Failing
 from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.holding import Holding
+from swarm.testing.sim.mechanisms.leading import Leading
 from swarm.testing.sim.mechanisms.leasing import Leasing
 from swarm.testing.sim.mechanisms.reading import Reading
+from swarm.testing.sim.mechanisms.resizing import Resizing
 from swarm.testing.sim.mechanisms.resting import Resting
 from swarm.testing.sim.mechanisms.slots import Slots
 from swarm.testing.sim.mechanisms.submitting import Submitting
@@ -29,4 +31,6 @@ MECHANISMS: tuple[type[Mechanism], ...] = (
     Timekeeping,
     Slots,
     Resting,
+    Leading,
+    Resizing,
 )

@@ -248,7 +248,9 @@ class Depending(Mechanism):
     def _check_heard(self, on: str, dependent: str, status: str) -> None:
         """The log of the dependent has the outcome, or needs it no more."""
         there, known = self.scene.truth.items[dependent], self._dependents[dependent]
-        if there.status in ENDED or known.resolved.get(on) in (status, "completed", "cancelled"):
+        if there.status in ENDED or known.freed:
+            return
+        if known.resolved.get(on) in (status, "completed", "cancelled"):
             return
         self._broken(f"{dependent} is said to know that {on} is {status}, and knows {known}")
 
