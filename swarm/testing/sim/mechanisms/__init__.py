@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from swarm.testing.sim.mechanism import Mechanism
 from swarm.testing.sim.mechanisms.attaching import Attaching
+from swarm.testing.sim.mechanisms.depending import Depending
+from swarm.testing.sim.mechanisms.failing import Failing
 from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.holding import Holding
 from swarm.testing.sim.mechanisms.leading import Leading
@@ -14,12 +16,16 @@ from swarm.testing.sim.mechanisms.resting import Resting
 from swarm.testing.sim.mechanisms.slots import Slots
 from swarm.testing.sim.mechanisms.submitting import Submitting
 from swarm.testing.sim.mechanisms.timekeeping import Timekeeping
+from swarm.testing.sim.mechanisms.timing import Timing
 
 MECHANISMS: tuple[type[Mechanism], ...] = (
     Submitting,
     Attaching,
     Holding,
     Leasing,
+    Depending,
+    Failing,
+    Timing,
     Reading,
     Following,
     Timekeeping,

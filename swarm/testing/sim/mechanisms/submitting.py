@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, ClassVar
 
 from swarm.errors import BusUnavailable, Refusal, SwarmError
@@ -45,6 +45,7 @@ class Submitting(Mechanism):
             self._describe(client, f"{client.name}-{batch}-{index}", keyed)
             for index in range(count)
         ]
+        client.hooks.arrange(items, client)
         # Again with the same keys, as a client does that was restarted: no item is doubled.
         for _ in range(rng.randint(1, 2) if keyed else 1):
             left = items
@@ -63,23 +64,30 @@ class Submitting(Mechanism):
 
     async def _submit(self, client: Client, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Submit all; those that were refused and are to be sent once more."""
-        again = []
+        again: dict[int, dict[str, Any]] = {}
+        ids: dict[int, str] = {}
         try:
             outcomes = await client.swarm.submit_many(items, timeout_s=10_000.0)
         except BusUnavailable:  # it could not even begin to listen for answers
             await asyncio.sleep(1.0)
             return items
-        for item, outcome in zip(items, outcomes, strict=True):
+        for position, (item, outcome) in enumerate(zip(items, outcomes, strict=True)):
             logical = item["payload"]["logical"]
             if isinstance(outcome, SwarmError):
-                self._refused(client, logical, outcome)
-                again.append(item)
+                if not self._depends_on(item, again):
+                    self._refused(client, logical, outcome)
+                again[position] = item
             else:
                 self._told(logical, outcome.work_item_id)
                 client.ids.append(outcome.work_item_id)
+                ids[position] = outcome.work_item_id
         if again:
             await asyncio.sleep(1.0)
-        return again
+        return _renumbered(again, ids)
+
+    def _depends_on(self, item: dict[str, Any], refused: Container[int]) -> bool:
+        """Whether it depends on an item of its batch that was refused."""
+        return any(one in refused for one in item.get("depends_on", ()))
 
     # --- what must hold --------------------------------------------------------------
 
@@ -115,3 +123,14 @@ class Submitting(Mechanism):
     def unfinished(self) -> Iterable[str]:
         """Whatever was submitted must end."""
         return self.scene.truth.unfinished()
+
+
+def _renumbered(left: dict[int, dict[str, Any]], ids: dict[int, str]) -> list[dict[str, Any]]:
+    """Items of a batch that are to be sent once more, by position, when others have got ids."""
+    places = {position: place for place, position in enumerate(left)}
+    return [
+        item | {"depends_on": [ids.get(one, places.get(one, one)) for one in item["depends_on"]]}
+        if "depends_on" in item
+        else item
+        for item in left.values()
+    ]
