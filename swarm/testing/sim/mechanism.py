@@ -84,6 +84,9 @@ class Mechanism:
     def on_event(self, folded: Folded) -> None:
         """An event is durable."""
 
+    def on_append(self, log: str, node: str) -> None:
+        """A process begins to append to a log, perhaps in vain."""
+
     def on_coordinator(self, said: Said) -> None:
         """A coordinator says something."""
 
@@ -136,6 +139,7 @@ class Hooks:
         self.acting = [mechanism for mechanism in mechanisms if mechanism.weight]
         self.describe = self._all(Mechanism.describe)
         self.event = self._all(Mechanism.on_event)
+        self.append = self._all(Mechanism.on_append)
         self.arrive = self._all(Mechanism.on_arrive)
         self.deliver = self._all(Mechanism.on_deliver)
         self.start = self._all(Mechanism.on_start)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
-from swarm.errors import NoAnswer, Refusal, WorkFailed
+from swarm.errors import NoAnswer, Refusal, WorkCancelled, WorkFailed
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism, Said
 from swarm.testing.sim.scene import Scene
@@ -68,6 +68,8 @@ class Reading(Mechanism):
         status, token = "completed", ""
         try:
             token = (await client.swarm.result(work_item_id, timeout=8.0))["token"]
+        except WorkCancelled:
+            status = "cancelled"
         except WorkFailed:
             status = "dead"
         known = self.scene.truth.items[work_item_id]
