@@ -106,11 +106,11 @@ def standby_opens_unread(patch: Patch) -> None:
             info = await around.bus.log_info(reader.position.log)
             reader.position.at = max(info.last_seq, reader.position.at)
 
-        patch.setattr(reader, "catch_up", catch_up, raising=False)
+        reader.catch_up = catch_up  # type: ignore[method-assign]
         try:
             return await original(around, *arguments)
         finally:
-            del reader.catch_up  # type: ignore[method-assign]
+            del reader.catch_up
 
     patch.setattr(opening, "_open", open_)
 
@@ -226,7 +226,7 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (owner_decides_on_after_a_handoff, ("leave",)),
     (requests_dropped_at_a_handoff, ("leave",)),
     (sessions_forgotten_when_draining, ("leave",)),
-    (cancel_forgotten_at_takeover, ("crash",)),
+    (cancel_forgotten_at_takeover, ("crash", "leave")),
     (cancel_leaves_the_lane, ()),
     (complete_after_the_grace_time, ()),
     (two_answers_accepted, ()),

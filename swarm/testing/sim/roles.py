@@ -19,9 +19,6 @@ from swarm.testing.sim.mechanism import Execution, Hooks
 from swarm.testing.sim.plan import WORK_TYPES
 from swarm.testing.sim.scene import Scene
 
-#: How long a coordinator that leaves may take to hand over what it has.
-DRAIN_S = 4.0
-
 
 class Roles:
     """A method for each role that a process can have."""
@@ -56,7 +53,7 @@ class Roles:
         await leave.wait()
         if isinstance(actor, Coordinator):
             # As a node does: what others can take over is handed to them first.
-            await actor.drain(DRAIN_S)
+            await actor.drain(self._scene.settings.drain_s)
         await actor.stop()
         await bus.close()
 

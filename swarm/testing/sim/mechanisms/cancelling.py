@@ -37,11 +37,11 @@ from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded, numbers_of
 
 #: One of so many items takes long, half to all of `LONG_S`, unless its handler is stopped.
-LONG_ONE_OF = 15
+LONG_ONE_OF = 12
 LONG_S = 8.0
-GRACES_S = (0.0, 0.0, 0.5, 1.0, 3.0)
+GRACES_S = (0.0, 0.3, 0.3, 1.0, 4.0)
 #: A handler that is asked to stop may take so much of its grace time.
-MORE_THAN_GRACE = 1.2
+MORE_THAN_GRACE = 1.5
 #: When nothing goes wrong any more, a holder hears of it with one of its next heartbeats,
 #: though perhaps of a coordinator that had to open the shard first.
 TOLD_S = 4.0
@@ -116,8 +116,10 @@ class Cancelling(Mechanism):
         """Cancel something, and go on while that is under way."""
         rng, items = client.rng, self.scene.truth.items
         open_ = [name for name in client.ids if items[name].status not in ENDED]
-        # Most wishes come in time.
-        names = open_ if open_ and rng.random() < 0.8 else client.ids
+        held = [name for name in open_ if items[name].status == "claimed"]
+        paused = [name for name in open_ if items[name].status in ("scheduled", "waiting")]
+        # Most wishes come in time, and many to somebody who is at work.
+        names = rng.choice((held, held, paused, open_, client.ids)) or client.ids
         if not names:
             return
         work_item_id = rng.choice(names)

@@ -117,7 +117,7 @@ class Checkpointing(Mechanism):
         bus = scene.world.connect(name)
         swarm = Swarm(bus, scene.runtime(name))
         while not scene.calm:
-            await asyncio.sleep(0.5 + rng.random() * 2.5)
+            await asyncio.sleep(1.0 + rng.random() * 3.0)
             # Under faults it may reach nobody; then what it holds lapses.
             with contextlib.suppress(SwarmError):
                 claimed = await swarm.claim(WORK_TYPES, timeout_s=2.0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 
+import msgspec
 from msgspec import Struct
 
 from swarm.actors.handoff import PAUSE_S
@@ -41,7 +41,8 @@ class _Handoff(Struct):
 class _Leaving(Struct):
     """A coordinator that has begun to leave."""
 
-    #: Sessions that it served then.
+    began_at_s: float
+    #: Sessions that it served then, and has not told yet.
     sessions: dict[str, None]
     #: Whether it has found somebody to hand over to.
     others: bool = False
@@ -58,9 +59,9 @@ class Handing(Mechanism):
         self._asked: dict[str, _Handoff] = {}
         self._latest: dict[tuple[str, str], _Handoff] = {}
         self._leaving: dict[str, _Leaving] = {}
-        #: The coordinator that serves a session, and the last one to hear a heartbeat that says so.
+        #: The coordinator that serves a session, and when it last heard a heartbeat of it.
         self._serves: dict[str, str] = {}
-        self._heard: dict[str, str] = {}
+        self._heard: dict[str, float] = {}
         self._knock = asyncio.Event()
         #: Shards that are being handed over at this moment.
         self._doors: list[int] = []
@@ -77,11 +78,13 @@ class Handing(Mechanism):
             await self._knock.wait()
             self._knock.clear()
             doors, self._doors = self._doors, []
-            for shard in doors:
-                if item_id(shard, 1) in self.scene.truth.items:
-                    # Whether it is answered is not looked at: that somebody passes it on is.
-                    with contextlib.suppress(NoAnswer, Refusal):
-                        await swarm.get(item_id(shard, 1), timeout_s=2.0)
+            await asyncio.gather(*(self._get(swarm, item_id(shard, 1)) for shard in doors))
+
+    async def _get(self, swarm: Swarm, work_item_id: str) -> None:
+        if work_item_id in self.scene.truth.items:
+            # Whether it is answered is not looked at: that somebody passes it on is.
+            with contextlib.suppress(NoAnswer, Refusal):
+                await swarm.get(work_item_id, timeout_s=2.0)
 
     # --- messages --------------------------------------------------------------------
 
@@ -119,24 +122,36 @@ class Handing(Mechanism):
         session, kind = said.tokens[3], said.body["kind"]
         if kind == "superseded":
             self._serves.pop(session, None)
-        elif kind == "reattach" and said.node in self._leaving:
-            if self._leaving[said.node].sessions.pop(session, "") is None:
-                self.scene.verdict.saw("sent away")
+        leaving = self._leaving.get(said.node)
+        if kind == "reattach" and leaving is not None and session in leaving.sessions:
+            del leaving.sessions[session]
+            self.scene.verdict.saw("sent away")
 
     def _on_draining_beat(self, said: Said) -> None:
         node = said.node
         leaving = self._leaving.get(node)
         if leaving is None:
+            lately_s = self.scene.clock() - self.scene.settings.lease_s / 2
             served = [
                 session
                 for session, name in self._serves.items()
-                if name == node and self._heard.get(session) == node
+                if name == node and self._heard.get(session, 0.0) > lately_s
             ]
-            self._leaving[node] = _Leaving(dict.fromkeys(served))
+            self._leaving[node] = _Leaving(self.scene.clock(), dict.fromkeys(served))
         elif said.body.get("leaving") and leaving.others:
-            left = [name for name in leaving.sessions if self._serves.get(name) == node]
-            if left:
-                self.scene.verdict.broken(f"[9] {node} has left and not told its sessions {left}")
+            self._check_left(node, leaving)
+
+    def _check_left(self, node: str, leaving: _Leaving) -> None:
+        """Good-bye: whoever was served, or waits for an answer, has been cared for."""
+        verdict = self.scene.verdict
+        left = [name for name in leaving.sessions if self._serves.get(name) == node]
+        if left:
+            verdict.broken(f"[9] {node} has left and not told its sessions {left}")
+        if self.scene.clock() - leaving.began_at_s > self.scene.settings.drain_s - MARGIN_S:
+            return  # its time was over before it had passed on all
+        for (owner, _), handoff in self._latest.items():
+            if owner == node and handoff.given_at_s and handoff.waiting:
+                verdict.broken(f"[9] {node} has left and not passed on {handoff.waiting}")
 
     def on_deliver(self, node: str, subject: str, data: bytes) -> None:
         """A request, the receiver's answer, or a heartbeat, has reached a process."""
@@ -153,9 +168,12 @@ class Handing(Mechanism):
             self._on_heartbeat(node, data)
 
     def _on_heartbeat(self, node: str, data: bytes) -> None:
-        for session, name in self._serves.items():
-            if name == node and self._heard.get(session) != node and session.encode() in data:
-                self._heard[session] = node
+        heartbeat = msgspec.json.decode(data)
+        session = heartbeat["session"]
+        if heartbeat.get("leaving"):
+            self._serves.pop(session, None)
+        elif heartbeat["coordinator"] == node == self._serves.get(session):
+            self._heard[session] = self.scene.clock()
 
     def _on_given(self, handoff: _Handoff) -> None:
         paused_s = self.scene.clock() - handoff.asked_at_s
@@ -186,9 +204,3 @@ class Handing(Mechanism):
         self._leaving.pop(node, None)
         for handoff in [one for (owner, _), one in self._latest.items() if owner == node]:
             self._forget(node, handoff)
-
-    def unfinished(self) -> Iterable[str]:
-        """What was asked of the owner meanwhile must reach the new one."""
-        for handing in self._latest.values():
-            if handing.given_at_s and handing.waiting:
-                yield f"{handing.owner} passes on {handing.waiting}"
