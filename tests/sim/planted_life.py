@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swarm.actors import finished, opening, ownership
+from swarm.actors import finished, opening, ownership, standby
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.handoff import Handoffs
 from swarm.actors.ownership import Ownership
@@ -95,6 +95,9 @@ def archived_before_it_is_recorded(patch: Patch) -> None:
 
 def standby_opens_unread(patch: Patch) -> None:
     """A standby opens without reading the last entries, by the number that the server tells."""
+    # It seldom looks, so that there are some.
+    patch.setattr(standby, "LOOK_FIRST_S", 5.0)
+    patch.setattr(standby, "LOOK_LONGEST_S", 5.0)
     original = opening._open
 
     async def open_(around: Surroundings, *arguments: Any) -> ShardWorker:

@@ -28,20 +28,25 @@ from swarm.messages import (
     Told,
     Watched,
 )
+from swarm.sdk.client import Swarm
 from swarm.sdk.context import Context
 from swarm.subjects import item_id
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Execution, Mechanism, Said
 from swarm.testing.sim.overdue import Overdue
+from swarm.testing.sim.processes import Role
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded, numbers_of
 
 #: One of so many items takes long, half to all of `LONG_S`, unless its handler is stopped.
-LONG_ONE_OF = 12
+LONG_ONE_OF = 10
 LONG_S = 8.0
 GRACES_S = (0.0, 0.3, 0.3, 1.0, 4.0)
 #: A handler that is asked to stop may take so much of its grace time.
 MORE_THAN_GRACE = 1.5
+#: Who cancels a little before a coordinator is struck, so that others must know of it.
+CANCELLER = "x1"
+BEFORE_S = 0.4
 #: When nothing goes wrong any more, a holder hears of it with one of its next heartbeats,
 #: though perhaps of a coordinator that had to open the shard first.
 TOLD_S = 4.0
@@ -83,6 +88,8 @@ class Cancelling(Mechanism):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
+        #: Names, given by clients, of items that take long.
+        self._long: dict[str, None] = {}
         #: By command id.
         self._wishes: dict[str, _Wish] = {}
         #: Items that are cancelled, by id.
@@ -100,6 +107,7 @@ class Cancelling(Mechanism):
         """Some take long."""
         if client.rng.randrange(LONG_ONE_OF) == 0:
             item["payload"]["long"] = True
+            self._long[item["payload"]["logical"]] = None
 
     async def work(self, context: Context, rng: Random) -> None:
         """One that takes long; told to stop, it may finish quickly instead."""
@@ -124,14 +132,37 @@ class Cancelling(Mechanism):
             return
         work_item_id = rng.choice(names)
         for _ in range(rng.choice((1, 1, 2))):
-            client.meanwhile(self._cancel(client, work_item_id))
+            grace_s, after_s = rng.choice(GRACES_S), rng.random() * 0.5
+            client.meanwhile(self._cancel(client.swarm, work_item_id, grace_s, after_s))
 
-    async def _cancel(self, client: Client, work_item_id: str) -> None:
-        grace_s = client.rng.choice(GRACES_S)
-        await asyncio.sleep(client.rng.random() * 0.5)
+    async def _cancel(self, swarm: Swarm, name: str, grace_s: float, after_s: float) -> None:
+        await asyncio.sleep(after_s)
         # Refusals are checked as they leave; whoever gets no answer knows nothing.
         with contextlib.suppress(Refusal, NoAnswer):
-            await client.swarm.cancel(work_item_id, "not wanted", grace_s=grace_s, timeout_s=15.0)
+            await swarm.cancel(name, "not wanted", grace_s=grace_s, timeout_s=15.0)
+
+    def roles(self) -> dict[str, Role]:
+        """Somebody who cancels at the worst moment."""
+        return {CANCELLER: self._cancel_before_mishaps}
+
+    async def _cancel_before_mishaps(self, name: str, _leave: asyncio.Event) -> None:
+        scene, rng = self.scene, self.scene.new_rng()
+        began_s, bus = scene.clock(), scene.world.connect(name)
+        swarm = Swarm(bus, scene.runtime(name))
+        for mishap in scene.plan.mishaps:
+            at_s = began_s + mishap.at_s - BEFORE_S * rng.random()
+            if mishap.node not in scene.plan.coordinators or at_s < scene.clock():
+                continue
+            await asyncio.sleep(at_s - scene.clock())
+            held = [
+                known.work_item_id
+                for known in scene.truth.items.values()
+                if known.status == "claimed" and known.logical in self._long
+            ]
+            if held:
+                await self._cancel(swarm, rng.choice(held), GRACES_S[-1], 0.0)
+        await swarm.close()
+        await bus.close()
 
     # --- answers ---------------------------------------------------------------------
 
