@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from swarm.actors import finished, opening, ownership, standby
+from swarm.actors.answers import Answers
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.handoff import Handoffs
 from swarm.actors.ownership import Ownership
@@ -21,7 +22,17 @@ from swarm.core import shard as shard_module
 from swarm.core.decide import control, holding, timely
 from swarm.core.decide.batch import Batch
 from swarm.core.shard import Shard
-from swarm.messages import NULL, Answer, Archived, Hold, Item, Prioritized, Released, Taken
+from swarm.messages import (
+    NULL,
+    Answer,
+    Answered,
+    Archived,
+    Hold,
+    Item,
+    Prioritized,
+    Released,
+    Taken,
+)
 
 Patch = pytest.MonkeyPatch
 
@@ -105,15 +116,15 @@ def standby_opens_unread(patch: Patch) -> None:
         if not reader.position.incarnation:
             return await original(around, *arguments)
 
-        async def catch_up(_until: int | None = None) -> None:
+        async def catch_up(up_to: int = 0) -> None:
             info = await around.bus.log_info(reader.position.log)
             reader.position.at = max(info.last_seq, reader.position.at)
 
-        reader.catch_up = catch_up  # type: ignore[method-assign]
+        vars(reader)["catch_up"] = catch_up
         try:
             return await original(around, *arguments)
         finally:
-            del reader.catch_up
+            del vars(reader)["catch_up"]
 
     patch.setattr(opening, "_open", open_)
 
@@ -164,7 +175,7 @@ def cancel_forgotten_at_takeover(patch: Patch) -> None:
     patch.setattr(ownership, "open_shard", open_shard)
 
 
-def cancel_leaves_the_lane(patch: Patch) -> None:
+def cancel_acknowledged_and_not_logged(patch: Patch) -> None:
     """A cancel is acknowledged, and nothing of it is in the log."""
     patch.setattr(control, "_cancel", lambda item, command, sender, out: None)
 
@@ -172,6 +183,21 @@ def cancel_leaves_the_lane(patch: Patch) -> None:
 def complete_after_the_grace_time(patch: Patch) -> None:
     """The end of a grace time is looked at late."""
     patch.setattr(timely, "_ask_is_over", lambda item, out: "")
+
+
+def nobody_is_told_to_stop(patch: Patch) -> None:
+    """Owners say nothing to those whose claim has ended, or who are to stop."""
+    patch.setattr(Answers, "control", lambda self, agent, session, control: None)
+
+
+def answer_not_handed_on(patch: Patch) -> None:
+    """Who goes on with an item that has waited does not get the answer."""
+    original = life._answered
+
+    def answered(shard: Shard, item: Item, event: Answered) -> None:
+        original(shard, item, msgspec.structs.replace(event, answer=NULL))
+
+    patch.setitem(life.LIFE, Answered, answered)
 
 
 def two_answers_accepted(patch: Patch) -> None:
@@ -230,8 +256,10 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (requests_dropped_at_a_handoff, ("leave",)),
     (sessions_forgotten_when_draining, ("leave",)),
     (cancel_forgotten_at_takeover, ("crash", "leave")),
-    (cancel_leaves_the_lane, ()),
+    (cancel_acknowledged_and_not_logged, ()),
     (complete_after_the_grace_time, ()),
+    (nobody_is_told_to_stop, ()),
+    (answer_not_handed_on, ()),
     (two_answers_accepted, ()),
     (checkpoint_dropped_on_release, ()),
     (release_is_charged, ()),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from swarm.errors import NoAnswer, Refusal
+from swarm.errors import SwarmError
 from swarm.messages import (
     ENDED,
     Archived,
@@ -138,7 +138,7 @@ class Cancelling(Mechanism):
     async def _cancel(self, swarm: Swarm, name: str, grace_s: float, after_s: float) -> None:
         await asyncio.sleep(after_s)
         # Refusals are checked as they leave; whoever gets no answer knows nothing.
-        with contextlib.suppress(Refusal, NoAnswer):
+        with contextlib.suppress(SwarmError):
             await swarm.cancel(name, "not wanted", grace_s=grace_s, timeout_s=15.0)
 
     def roles(self) -> dict[str, Role]:

@@ -131,10 +131,10 @@ class Checkpointing(Mechanism):
         found = None if claimed.checkpoint == NULL else msgspec.json.decode(claimed.checkpoint)
         self._check_given(name, token, found, claimed.attempt)
         if rng.random() < 0.3:
-            value = {"step": 0, "by": token, "reported": True}
-            await swarm.progress(name, token, 10, checkpoint=value, timeout_s=3.0)
-        value = rng.choice((None, {"step": 0, "by": token}))
-        await swarm.release(name, token, "later", checkpoint=value, timeout_s=5.0)
+            reported = {"step": 0, "by": token, "reported": True}
+            await swarm.progress(name, token, 10, checkpoint=reported, timeout_s=3.0)
+        left = {"step": 0, "by": token} if rng.random() < 0.5 else None
+        await swarm.release(name, token, "later", checkpoint=left, timeout_s=5.0)
         self.scene.verdict.saw("released by name")
 
     # --- messages --------------------------------------------------------------------

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from swarm.actors.handoff import PAUSE_S
-from swarm.errors import NoAnswer, Refusal
+from swarm.errors import SwarmError
 from swarm.sdk.client import Swarm
 from swarm.subjects import item_id
 from swarm.testing.sim.mechanism import Mechanism, Said
@@ -83,7 +83,7 @@ class Handing(Mechanism):
     async def _get(self, swarm: Swarm, work_item_id: str) -> None:
         if work_item_id in self.scene.truth.items:
             # Whether it is answered is not looked at: that somebody passes it on is.
-            with contextlib.suppress(NoAnswer, Refusal):
+            with contextlib.suppress(SwarmError):
                 await swarm.get(work_item_id, timeout_s=2.0)
 
     # --- messages --------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from swarm.errors import NoAnswer, Refusal
+from swarm.errors import SwarmError
 from swarm.messages import ENDED, Claimed, Prioritized, Submitted
 from swarm.subjects import item_id
 from swarm.testing.sim.client import Client
@@ -49,7 +49,7 @@ class Prioritizing(Mechanism):
     async def _prioritize(self, client: Client, work_item_id: str) -> None:
         priority = client.rng.choice(PRIORITIES)
         # Refusals are checked as they leave; whoever gets no answer knows nothing.
-        with contextlib.suppress(Refusal, NoAnswer):
+        with contextlib.suppress(SwarmError):
             await client.swarm.prioritize(work_item_id, priority, timeout_s=15.0)  # type: ignore[arg-type]
 
     # --- answers ---------------------------------------------------------------------
