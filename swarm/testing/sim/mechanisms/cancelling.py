@@ -78,7 +78,6 @@ class Cancelling(Mechanism):
         "Asked",
         "Cancelled",
         "cancelled queued",
-        "cancelled scheduled",
         "cancelled waiting",
         "cancelled claimed",
         "finished in its grace time",
@@ -125,9 +124,10 @@ class Cancelling(Mechanism):
         rng, items = client.rng, self.scene.truth.items
         open_ = [name for name in client.ids if items[name].status not in ENDED]
         held = [name for name in open_ if items[name].status == "claimed"]
-        paused = [name for name in open_ if items[name].status in ("scheduled", "waiting")]
+        scheduled = [name for name in open_ if items[name].status == "scheduled"]
+        paused = scheduled or [name for name in open_ if items[name].status == "waiting"]
         # Most wishes come in time, and many to somebody who is at work.
-        names = rng.choice((held, held, paused, open_, client.ids)) or client.ids
+        names = rng.choice((held, held, paused, open_, client.ids)) or open_ or client.ids
         if not names:
             return
         work_item_id = rng.choice(names)
