@@ -19,6 +19,7 @@ SEED ?= 1
 MINUTES ?= 30
 RUNS ?= 10000
 JOBS ?= 2
+TEST_JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,8 +31,9 @@ help: ## List the targets
 demo: $(RUNTIME) ## Audit a real source tree with a swarm on this machine (ARGS=…)
 	$(VENV)/bin/swarm demo $(ARGS)
 
-test: $(DEV) ## Run the tests (ARGS=… goes to pytest)
-	$(PY) -m pytest $(ARGS)
+# Most tests wait for processes most of the time: more at once than there are cores.
+test: $(DEV) ## Run the tests (ARGS=… goes to pytest), TEST_JOBS=3 files at once
+	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
 test-deps: ## Install what some tests need of the system (Debian, as root): ip, for cut links
 	@command -v ip >/dev/null || { apt-get update -q && \

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from swarm.sdk.client import Handle, Swarm
     from swarm.sdk.context import Context
     from swarm.sdk.endings import GiveUp, RetryLater
+    from swarm.sdk.host import AgentHost
     from swarm.sdk.items import ClaimedItem
     from swarm.sdk.runners import InlineRunner, ThreadRunner
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AgentHost",
     "ClaimedItem",
     "Context",
     "GiveUp",
@@ -52,6 +54,7 @@ __all__ = [
 
 _MODULES = {
     "Agent": "swarm.sdk.agent",
+    "AgentHost": "swarm.sdk.host",
     "ClaimedItem": "swarm.sdk.items",
     "Context": "swarm.sdk.context",
     "GiveUp": "swarm.sdk.endings",

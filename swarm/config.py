@@ -43,6 +43,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     #: First token of every subject, and of the names of streams and buckets.
     prefix: str = "swarm"
     shard_count: int = 16
+    #: Whether items are spread over `shard_count` shards; else there is one.
+    sharding_enabled: bool = True
     #: What of an item decides its shard: one of `SHARD_KEYS`.
     shard_key: str = "hash"
     #: How the key becomes a shard: one of `SHARD_DISTRIBUTIONS`.
@@ -51,6 +53,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     coordinators: list[str] = []
     #: Coordinator processes that `swarm up` runs.
     parallel_workers: int = 2
+    #: Connections to NATS that the agents of one host process share.
+    connection_pool_size: int = 8
     #: Most commands in a log entry, and most items in a batch of the SDK.
     batch_size: int = 1000
     #: How long a claim holds without a heartbeat.
@@ -111,6 +115,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     http_port: int = 4000
 
     @property
+    def shards(self) -> int:
+        """How many shards a new swarm gets."""
+        return self.shard_count if self.sharding_enabled else 1
+
+    @property
     def coordinator_names(self) -> list[str]:
         """`coordinators`; without any, ``coordinator-1`` to ``-<parallel_workers>``."""
         generated = [f"coordinator-{number}" for number in range(1, self.parallel_workers + 1)]
@@ -139,10 +148,12 @@ _WEEK_S = 604_800
 SETTINGS: tuple[Setting, ...] = (
     Setting("prefix", "SWARM_PREFIX", Token()),
     Setting("shard_count", "SHARD_COUNT", Whole(1, 1024)),
+    Setting("sharding_enabled", "SHARDING_ENABLED", Switch()),
     Setting("shard_key", "SHARD_KEY", Choice(SHARD_KEYS)),
     Setting("shard_distribution", "SHARD_DISTRIBUTION", Choice(SHARD_DISTRIBUTIONS)),
     Setting("coordinators", "COORDINATORS", Coordinators()),
     Setting("parallel_workers", "PARALLEL_WORKERS", Whole(1, 256)),
+    Setting("connection_pool_size", "CONNECTION_POOL_SIZE", Whole(1, 10_000)),
     Setting("batch_size", "BATCH_SIZE", Whole(1, 10_000)),
     Setting("lease_s", "LEASE_S", Seconds(1, _WEEK_S)),
     Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),

@@ -28,6 +28,7 @@ RefusalCode = Literal[
     "no_work",  # nothing to claim among the types that were asked for
     "agent_id_in_use",  # another live process is attached under this agent id
     "idempotency_conflict",  # the idempotency key was used before, for other content
+    "conflict",  # what was to be changed has changed meanwhile: read it, and edit that
     "stale_map",  # placed under another shard map than the shard's
     "too_old",  # a retry older than the dedupe window: cannot tell whether it was done
     "overloaded",  # a full mailbox: try again a little later

@@ -43,7 +43,7 @@ ENCODED: Final[Mapping[tuple[str, str], Any]] = {
     ("Submitted", "items"): list[NewItem],
 }
 
-Who = Literal["client", "agent", "router", "coordinator", "owner", "anyone"]
+Who = Literal["client", "agent", "router", "coordinator", "owner", "leader", "anyone"]
 
 
 class Route(Struct, frozen=True, omit_defaults=True):
@@ -95,6 +95,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         for verb in ("cancel", "prioritize", "retry", "answer")
     ),
     Route(_COMMAND.format(verb="submit"), "coordinator", "owner", "ShardSubmit", ["SubmitReply"]),
+    Route(_COMMAND.format(verb="known"), "coordinator", "owner", "ShardSubmit", ["KnownReply"]),
     Route(
         "<p>.coordinator.<id>.submit.<sender>",
         "router",
@@ -131,7 +132,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("<p>.gone.<coordinator>", "coordinator", "anyone", "Gone"),
     Route("<p>log.<n>", "owner", "anyone", "LogEntry"),
     Route("<p>done.<n>.<block>", "owner", "anyone", "Finished"),
+    Route("<p>.control.rules.<sender>", "client", "leader", "SetRules", ["ControlReply"]),
+    Route("<p>.control.conflict.<sender>", "client", "leader", "TellConflict", ["ControlReply"]),
+    Route("<p>.control.resize.<sender>", "client", "leader", "Resize", ["ControlReply"]),
+    Route("<p>.control.look.<sender>", "client", "leader", "Look", ["ClusterView"]),
+    Route("<p>log.cluster", "leader", "anyone", "ClusterEntry"),
     Route("$KV.<p>-state.map", "coordinator", "anyone", "ShardMap"),
+    Route("$KV.<p>-state.rules", "leader", "anyone", "RoutingRules"),
 )
 
 

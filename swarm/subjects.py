@@ -51,6 +51,16 @@ class Subjects:
     def log(self, shard: int) -> str:
         return f"{self.prefix}log.{shard}"
 
+    def restoring(self, shard: int) -> str:
+        """By which entries get into a log that is being restored."""
+        return f"{self.prefix}restore.{shard}"
+
+    def cluster_log(self) -> str:
+        return f"{self.prefix}log.cluster"
+
+    def control(self, verb: str, sender: str) -> str:
+        return f"{self.prefix}.control.{verb}.{sender}"
+
     def records(self, shard: int) -> str:
         """Name of the shard's finished records."""
         return f"{self.prefix}done.{shard}"

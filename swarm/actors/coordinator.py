@@ -15,14 +15,17 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
+from swarm.actors.leader import Leader
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing, Sender, unsubscribe
 from swarm.actors.server_clock import ServerClock
+from swarm.actors.state_watch import StateWatch
 from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
@@ -78,12 +81,16 @@ class Coordinator(Actor):
         )
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
+        self._state = StateWatch(bus, self.name, settings.prefix)
         around = self._surroundings()
+        #: What holds for the whole swarm, as far as is known here.
+        self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
+        self.leader = Leader(around, self.cluster, self._mailbox.wake)
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._lending = Lending(around, self._shards, self._say)
         self._intake = Intake(
             around,
-            shard_map,
+            self.cluster,
             self._shards,
             self._sessions,
             self._lending,
@@ -146,6 +153,11 @@ class Coordinator(Actor):
         return self._shards.closed
 
     @property
+    def alarms(self) -> list[str]:
+        """What else somebody must look at, in sentences."""
+        return [self._state.missing] if self._state.missing else []
+
+    @property
     def beating(self) -> bool:
         """Whether its beats go out and come back."""
         return self._presence.hearing()
@@ -162,7 +174,11 @@ class Coordinator(Actor):
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, self._on_message))
         await super().start()
-        for name, work in (("beats", self._beat_forever()), ("storage", self.storage.run())):
+        for name, work in (
+            ("beats", self._beat_forever()),
+            ("storage", self.storage.run()),
+            ("state", self._state.run()),
+        ):
             self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
     async def drain(self, limit_s: float) -> None:
@@ -187,6 +203,9 @@ class Coordinator(Actor):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._handoffs.stop()
+        await self._intake.stop()
+        await self.leader.stop()
+        await self.cluster.stop()
         owned = self.owned
         await self._shards.stop()
         if tasks:
@@ -290,7 +309,9 @@ class Coordinator(Actor):
     # --- beats --------------------------------------------------------------------------
 
     def _on_beat(self, message: Message, sender: str) -> None:
-        if not self._presence.heard(decode_body(_beat, message.data)):
+        beat = decode_body(_beat, message.data)
+        self.cluster.heard(beat)
+        if not self._presence.heard(beat):
             # It may have the free slots that ready work here is waiting for.
             self._takers_wanted = True
 
@@ -310,8 +331,18 @@ class Coordinator(Actor):
         shown = self._presence.shown
         newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
         newly_served = shown.idle.keys() != self._pool.served.keys()
-        if newly_ready or newly_served or shown.owns != self.owned:
+        if newly_ready or newly_served or shown.owns != self.owned or self._is_cluster_news():
             self._presence.beat()
+
+    def _is_cluster_news(self) -> bool:
+        shown, known = self._presence.shown, self.cluster
+        now = (self.leader.epoch, known.map.version, known.rules.version)
+        return (shown.leads, shown.map_version, shown.rules_version) != now
+
+    def _cluster_changed(self) -> None:
+        """Another map or other rules hold."""
+        self._shards.adopt(self.cluster.map)
+        self._mailbox.wake()
 
     def _tell_gone(self) -> None:
         """Say who is gone, once its shards are open here: then those who hear it ask again."""
@@ -339,6 +370,11 @@ class Coordinator(Actor):
             draining=self.draining,
             standby=self._shards.standbys.behind(),
             storage=round(self.storage.part, 3),
+            alarms=self.alarms,
+            leads=self.leader.epoch,
+            cannot_lead=self.leader.why_not,
+            map_version=self.cluster.map.version,
+            rules_version=self.cluster.rules.version,
         )
 
     def _look_around(self) -> None:
@@ -353,6 +389,9 @@ class Coordinator(Actor):
                 self._shards.look_around()
             else:
                 self._shards.standbys.follow(())
+            if self._shards.listened:
+                live, settled = self._presence.live(), self._shards.settled
+                self.leader.look_around(live, settled, self.draining)
             self._tell_gone()
             self._takers_wanted = True
         self._tick_wanted = True

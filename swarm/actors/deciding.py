@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -25,6 +25,7 @@ from swarm.messages import (
     Claim,
     Complete,
     Control,
+    Event,
     Fail,
     Get,
     Heartbeat,
@@ -40,6 +41,7 @@ from swarm.messages import (
     ShardStats,
     ShardSubmit,
     Stats,
+    Submitted,
     Wait,
     Watch,
     Watching,
@@ -95,7 +97,8 @@ class Deciding:
                 else:
                     answers.reply(request.reply, ack)
             case ShardSubmit():
-                answers.reply(request.reply, decide.submit(shard, body, batch))
+                decided = decide.known if request.verb == "known" else decide.submit
+                answers.reply(request.reply, decided(shard, body, batch))
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)
             case Claim():
@@ -278,3 +281,11 @@ class Deciding:
         elif new_claim:
             progress_s = read_spec(item.spec).progress_s
             self.leases.start(number, item.hold.lease_s, now, progress_s)
+
+
+def numbers_of(event: Event) -> Iterable[int]:
+    """Items that the event is about."""
+    if isinstance(event, Submitted):
+        return range(event.first, event.first + len(event.items))
+    number: int | list[int] = getattr(event, "n", [])
+    return [number] if isinstance(number, int) else number

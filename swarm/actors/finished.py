@@ -43,10 +43,10 @@ def block_of(number: int) -> str:
     return str(number >> BLOCK_BITS)
 
 
-async def read_finished(bus: Bus, records: str, number: int) -> Item | None:
-    """The item as it ended; None if there is no record of it (any more)."""
+async def read_finished(bus: Bus, records: str, number: int, as_of: int) -> Item | None:
+    """The item as it ended; None if the records, as of this number, have none of it."""
     try:
-        found = await bus.get_records(records, block_of(number))
+        found = await bus.get_records(records, block_of(number), as_of)
     except LogMissing:
         return None
     for data in reversed(found):
@@ -81,6 +81,9 @@ class FinishedItems:
         self._again = again
         self._archived = archived
         self._made = False
+        #: Number of the latest record put here; whether all put by earlier owners are before it.
+        self._as_of = 0
+        self._settled = False
         self._putting: asyncio.Task[None] | None = None
         self._waiting: dict[int, list[Request]] = {}
         self._reading: dict[int, asyncio.Task[None]] = {}
@@ -111,7 +114,7 @@ class FinishedItems:
             for block, items in blocks.items():
                 for part in _parts(items, self._bus.max_payload // 2):
                     data = _encode({"shard": self._shard.number, "items": part})
-                    await self._bus.put_record(self._records, block, data, PUT_TIMEOUT_S)
+                    await self._put_record(block, data)
         except BusError as error:
             # They stay where they are, in the log and in memory, and are tried again.
             self._made = False
@@ -122,6 +125,28 @@ class FinishedItems:
         finally:
             self._putting = None
 
+    async def _put_record(self, block: str, data: bytes) -> None:
+        number = await self._bus.put_record(self._records, block, data, PUT_TIMEOUT_S)
+        self._as_of = max(self._as_of, number)
+        self._settled = True
+
+    async def _find(self, number: int) -> Item | None:
+        """The archived item, None if its record is not kept any more.
+
+        Who answers may be behind.  That it has no record proves nothing, unless it has come
+        as far as a record that was put after the item's: by this owner, if need be one
+        without items.
+        """
+        found = await read_finished(self._bus, self._records, number, self._as_of)
+        if found is None and not self._settled:
+            empty = _encode({"shard": self._shard.number, "items": []})
+            try:
+                await self._put_record(block_of(number), empty)
+            except LogMissing:
+                return None
+            found = await read_finished(self._bus, self._records, number, self._as_of)
+        return found
+
     def thaw(self, number: int, request: Request) -> None:
         """Read an archived item, then decide `request` again."""
         self._waiting.setdefault(number, []).append(request)
@@ -131,7 +156,7 @@ class FinishedItems:
 
     async def _read(self, number: int) -> None:
         try:
-            item = await read_finished(self._bus, self._records, number)
+            item = await self._find(number)
         except BusError as error:
             self._refuse(number, Refusal("unavailable", f"try again: {error}", retry=True))
             return

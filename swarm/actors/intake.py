@@ -11,7 +11,9 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.actors.answers import error_body
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.lending import Lending
+from swarm.actors.moves import Moves
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing
@@ -30,7 +32,7 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
-    ShardMap,
+    ShardSubmit,
     Submit,
     SubmitReply,
     Work,
@@ -55,7 +57,7 @@ class Intake:
     def __init__(
         self,
         around: Surroundings,
-        shard_map: ShardMap,
+        cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
         lending: Lending,
@@ -67,13 +69,14 @@ class Intake:
         self._subjects = around.subjects
         self._pool = around.pool
         self._me = around.coordinator
-        self._map = shard_map
+        self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
         self._lending = lending
         self._say = say
         self._draining = draining
         self._clock = asyncio.get_running_loop().time
+        self._moves = Moves(around, cluster, self._hand_on)
 
     # --- submissions -------------------------------------------------------------------
 
@@ -87,18 +90,30 @@ class Intake:
             )
         submit: Submit = decode_body(_submit, message.data)
         submit.command_id = submit.command_id or self._runtime.new_id()
-        admitted = admit(submit, sender, self._map, self._bus.max_payload // 4)
+        map_, adopted = self._cluster.map, self._moves.adopted()
+        admitted = admit(submit, sender, map_, self._bus.max_payload // 4, adopted)
         for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
             part = admitted.refused[start : start + REFUSED_PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
         for shard, items in admitted.parts.items():
-            worker = self._shards.get(shard)
-            if worker is not None:
-                size = admitted.sizes[shard]
-                worker.put(Request("submit", sender, items, message.reply, size=size))
+            asks = admitted.asks.get(shard)
+            if asks is None:
+                self._hand_on(shard, items, admitted.sizes[shard], sender, message.reply)
             else:
-                subject = self._subjects.shard(shard, "submit", sender)
-                self._say(subject, _encode(items), message.reply)
+                self._moves.ask(shard, items, asks, sender, message.reply)
+
+    def _hand_on(self, shard: int, items: ShardSubmit, size: int, sender: str, reply: str) -> None:
+        """To the shard's owner, which answers the sender."""
+        worker = self._shards.get(shard)
+        if worker is not None:
+            worker.put(Request("submit", sender, items, reply, size=size))
+        else:
+            subject = self._subjects.shard(shard, "submit", sender)
+            self._say(subject, _encode(items), reply)
+
+    async def stop(self) -> None:
+        """Ask nothing more; senders will ask again."""
+        await self._moves.stop()
 
     # --- agents ------------------------------------------------------------------------
 
@@ -160,7 +175,8 @@ class Intake:
         if control is not None:
             subject = self._subjects.agent_control(sender, heartbeat.session)
             self._say(subject, _encode(control))
-        self._dispute(sender, heartbeat.session)
+        if heartbeat.coordinator != self._me and not heartbeat.leaving:
+            self._dispute(sender, heartbeat.session)
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from swarm.actors.opening import open_shard
+from swarm.actors.opening import ShardReader, open_shard
 from swarm.actors.requests import Request
 from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.standby import Standbys
 from swarm.actors.surroundings import Surroundings
-from swarm.bus.log import LogReader
 from swarm.core.placement import Placement
 from swarm.errors import Deposed, SwarmError
 from swarm.messages import Beat, Handoff, ShardMap
@@ -87,17 +86,32 @@ class Ownership:
                     ready[work_type] = ready.get(work_type, 0) + count
         return ready
 
+    @property
+    def listened(self) -> bool:
+        """Whether this coordinator has listened for a while since its start."""
+        return self._clock() - self._since >= LISTEN_BEATS * self._around.settings.beat_s
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has listened long enough to have heard of everybody alive."""
+        return self._clock() - self._since > 2 * self._around.settings.missed_s
+
+    def adopt(self, shard_map: ShardMap) -> None:
+        """From here on this map holds."""
+        self._map = shard_map
+        self._placement = Placement(shard_map.shard_count, shard_map.coordinators)
+        for worker in self:
+            worker.adopt(shard_map.version)
+
     def look_around(self) -> None:
         """Begin to open the shards that are ours in turn, and follow those of others."""
         live = self._live()
         self._note_owners(live)
-        settings, now = self._around.settings, self._clock()
-        listened_s = now - self._since
-        if listened_s < LISTEN_BEATS * settings.beat_s:
+        if not self.listened:
             return
+        settings, now = self._around.settings, self._clock()
         me, busy = self._around.coordinator, set(self._workers) | set(self._opening)
-        settled = listened_s > 2 * settings.missed_s
-        for shard in self._placement.to_open(me, busy, live, settled):
+        for shard in self._placement.to_open(me, busy, live, self.settled):
             if now >= self._not_before.get(shard, 0.0) and not self._spared(shard, live):
                 name = f"{me} opens {shard}"
                 self.standbys.take(shard)
@@ -192,11 +206,11 @@ class Ownership:
             raise Deposed(f"shard {shard} is being opened already")
         self._opening[shard] = task
 
-        def taken(reader: LogReader) -> str:
+        def taken(reader: ShardReader) -> str:
             position = reader.position
-            found = (position.at, position.epoch, reader.shard.coordinator)
+            found = (position.at, position.epoch, reader.state.coordinator)
             as_said = found == (handoff.sequence, handoff.epoch, owner)
-            return "" if as_said else reader.shard.coordinator
+            return "" if as_said else reader.state.coordinator
 
         return await self._own(shard, taken)
 
@@ -225,7 +239,7 @@ class Ownership:
             log.exception("opening a shard failed", shard=shard)
             self.lost(shard, f"internal error: {error!r}", alarm=True)
 
-    async def _own(self, shard: int, taken: Callable[[LogReader], str]) -> ShardWorker:
+    async def _own(self, shard: int, taken: Callable[[ShardReader], str]) -> ShardWorker:
         """Open a shard noted in `_opening`, with the standby that was taken, if any."""
         around, began = self._around, self._clock()
         standby = self.standbys.taken(shard)
@@ -235,6 +249,7 @@ class Ownership:
             worker = await open_shard(around, shard, self._map.version, reader, taken)
             self.standbys.used(shard)
             await worker.start()
+            worker.adopt(self._map.version)
             self._workers[shard] = worker
         finally:
             self._opening.pop(shard, None)

@@ -29,6 +29,7 @@ from swarm.messages import (
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "submit": msgspec.json.Decoder(ShardSubmit),
+    "known": msgspec.json.Decoder(ShardSubmit),
     "claim": msgspec.json.Decoder(Claim),
     "complete": msgspec.json.Decoder(Complete),
     "fail": msgspec.json.Decoder(Fail),

@@ -14,6 +14,7 @@ import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
+from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.sending import Sender, unsubscribe
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
@@ -43,7 +44,8 @@ class Router(Actor):
         self._bus = bus
         self._send = Sender(bus)
         self._settings = settings
-        self._map = shard_map
+        #: What holds for the whole swarm, as far as is known here.
+        self.cluster = ClusterCopy(bus, shard_map)
         self._runtime = runtime or Runtime()
         self._subjects = Subjects(settings.prefix)
         self._clock = asyncio.get_running_loop().time
@@ -81,6 +83,7 @@ class Router(Actor):
         """Take nothing more; what was forwarded is answered by others."""
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
+        await self.cluster.stop()
         await super().stop()
 
     def _on_beat(self, message: Message) -> None:
@@ -90,6 +93,7 @@ class Router(Actor):
             log.warning("a beat cannot be read", subject=message.subject, error=str(error))
             return
         self._members.heard(beat, self._clock())
+        self.cluster.heard(beat)
         self._given.pop(beat.coordinator, None)
 
     def _on_message(self, message: Message) -> None:
@@ -135,7 +139,7 @@ class Router(Actor):
         await self._send(subject, message.data, message.reply, headers)
 
     async def _describe(self, message: Message) -> None:
-        described = Description(self._settings.prefix, FORMAT, self._map, self.live())
+        described = Description(self._settings.prefix, FORMAT, self.cluster.map, self.live())
         if message.reply:
             await self._send(message.reply, _encode(described))
 

@@ -1,4 +1,4 @@
-"""The shard map: made by whoever starts a swarm first, the same for everybody after.
+"""The shard map: made by whoever starts a swarm first, changed by its leader alone.
 
 How items find their shard must never differ between two processes, or a retry would
 not land where the first try did.  So the first process to start stores it, and any
@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import structlog
 
+from swarm.actors.cluster_copy import MAP_KEY
 from swarm.bus.base import Bus
 from swarm.config import Settings
+from swarm.core.sharding import accepting, hot_shards
 from swarm.errors import BadConfig, BusTimeout
 from swarm.messages import ShardMap
 
+log = structlog.get_logger()
+
 #: Its key in the shared state.
-KEY = "map"
+KEY = MAP_KEY
 #: A value that exists may still be unknown to the replica that answers.
 READ_TRIES = 20
 READ_PAUSE_S = 0.1
@@ -25,7 +30,6 @@ READ_PAUSE_S = 0.1
 _decoder = msgspec.json.Decoder(ShardMap)
 #: Fields that hold for the life of a swarm, and the settings that they come from.
 _FIXED = {
-    "shard_count": "SHARD_COUNT",
     "shard_key": "SHARD_KEY",
     "shard_distribution": "SHARD_DISTRIBUTION",
 }
@@ -41,15 +45,20 @@ async def agree(bus: Bus, settings: Settings) -> ShardMap:
     """
     wanted = ShardMap(
         version=1,
-        shard_count=settings.shard_count,
+        shard_count=settings.shards,
         shard_key=settings.shard_key,
         shard_distribution=settings.shard_distribution,
         coordinators=settings.coordinator_names,
     )
+    warning = hot_shards(wanted.shard_key, wanted.shard_distribution, wanted.shard_count)
+    if warning:
+        log.warning("hot shards", why=warning)
     if await bus.state_create(KEY, msgspec.json.encode(wanted)):
         return wanted
     stored = await _stored(bus, settings.prefix)
     compare(stored, wanted, settings.prefix)
+    if stored.shard_count != wanted.shard_count:
+        log.info("the swarm was resized", shards=accepting(stored), setting=wanted.shard_count)
     return msgspec.structs.replace(stored, coordinators=wanted.coordinators)
 
 
@@ -74,6 +83,15 @@ def compare(stored: ShardMap, wanted: ShardMap, prefix: str) -> None:
     """Raise `BadConfig` naming what differs in where items are placed."""
     differences = []
     remedy = []
+    had = (stored.shard_count, stored.accepts, stored.began_with)
+    if wanted.shard_count not in had:
+        off = " (SHARDING_ENABLED=0)" if wanted.shard_count == 1 else ""
+        differences.append(
+            f"SHARD_COUNT is {wanted.shard_count} here{off}, but {stored.shard_count} in the "
+            f"running swarm's map (`swarm shards resize {wanted.shard_count}` changes that, while "
+            "it runs)"
+        )
+        remedy.append(f"SHARD_COUNT={stored.shard_count}")
     for field, setting in _FIXED.items():
         old, new = getattr(stored, field), getattr(wanted, field)
         if old != new:
@@ -81,7 +99,7 @@ def compare(stored: ShardMap, wanted: ShardMap, prefix: str) -> None:
             remedy.append(f"{setting}={old}")
     if differences:
         raise BadConfig(
-            f"swarm {prefix!r}: {'; '.join(differences)}.  It cannot be changed in this version: "
+            f"swarm {prefix!r}: {'; '.join(differences)}.  Settings do not change it: "
             f"start with {' '.join(remedy)}, or make a new swarm with another SWARM_PREFIX "
             "or data directory"
         )

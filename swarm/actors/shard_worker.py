@@ -11,14 +11,13 @@ know it yet must not answer from what it remembers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 import structlog
 
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
 from swarm.actors.counting import Counting
-from swarm.actors.deciding import EVENT_BYTES, Deciding
+from swarm.actors.deciding import EVENT_BYTES, Deciding, numbers_of
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
@@ -32,7 +31,7 @@ from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
-from swarm.messages import Claimed, Event, ShardStats, Submitted
+from swarm.messages import Claimed, ShardStats, Submitted
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -61,6 +60,7 @@ class ShardWorker(Actor):
         self._deaf = False
         self._reconnects = around.bus.reconnects
         self._ticked = False
+        self._map_version = fenced.map_version
         self._edges = EdgeBook(shard)
         settings = around.settings
         records = around.subjects.records(shard.number)
@@ -79,7 +79,7 @@ class ShardWorker(Actor):
             shard,
             self._finished,
             floor_bytes=settings.log_floor_bytes,
-            kept=max(1, settings.cache_max_size // settings.shard_count),
+            kept=max(1, settings.cache_max_size // settings.shards),
             dead_kept_s=settings.dead_retention_s,
         )
         refused: dict[str, int] = {}
@@ -169,6 +169,10 @@ class ShardWorker(Actor):
         elif not self._mailbox.put(request):
             busy = Refusal("overloaded", f"shard {self.number} has too much to do", retry=True)
             self._refuse_now(request, busy)
+
+    def adopt(self, map_version: int) -> None:
+        """Items are placed by this map, or a later one, from the next round on."""
+        self._map_version = max(self._map_version, map_version)
 
     def tick(self) -> None:
         """Look at leases, waiters and the age of the last proof; about four times a second."""
@@ -278,6 +282,7 @@ class ShardWorker(Actor):
     def _new_batch(self) -> decide.Batch:
         around = self._around
         self._shard.seq = self._fenced.position.at + 1
+        self._fenced.map_version = self._map_version
         return decide.Batch(
             self._shard,
             self._fenced.owner,
@@ -387,11 +392,3 @@ class ShardWorker(Actor):
         """These are in the finished records: say so in the log."""
         self._keeping.archived += ended
         self._mailbox.wake()
-
-
-def numbers_of(event: Event) -> Iterable[int]:
-    """Items that the event is about."""
-    if isinstance(event, Submitted):
-        return range(event.first, event.first + len(event.items))
-    number: int | list[int] = getattr(event, "n", [])
-    return [number] if isinstance(number, int) else number

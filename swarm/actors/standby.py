@@ -17,9 +17,9 @@ import structlog
 from msgspec import Struct
 
 from swarm.actors.actor import Actor
-from swarm.actors.opening import shard_rules_of
+from swarm.actors.opening import ShardReader, shard_reader
 from swarm.actors.surroundings import Surroundings
-from swarm.bus.log import LOOK_AGAIN_S, SLICE_S, LogReader
+from swarm.bus.log import LOOK_AGAIN_S, SLICE_S
 from swarm.core.shard import Shard
 from swarm.errors import BadConfig, BusError, Undecodable
 
@@ -81,7 +81,7 @@ class Standby(Actor):
         """The same."""
         self.follow()
 
-    async def take(self) -> LogReader:
+    async def take(self) -> ShardReader:
         """Stop following, and hand the state over; `follow` goes on."""
         await self.stop()
         self.reader.rest = None
@@ -102,12 +102,10 @@ class Standby(Actor):
         await self.stop()
         reader, self.reader = self.reader, self._new_reader()
         self._at_end = float("-inf")
-        await dismantle(reader.shard)
+        await dismantle(reader.state)
 
-    def _new_reader(self) -> LogReader:
-        around = self._around
-        rules = shard_rules_of(around.settings, around.bus.max_payload)
-        reader = LogReader(around.bus, around.subjects.log(self.shard), self.shard, rules)
+    def _new_reader(self) -> ShardReader:
+        reader = shard_reader(self._around, self.shard)
         reader.rest = self._pace.rest
         return reader
 

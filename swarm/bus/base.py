@@ -58,6 +58,14 @@ class LogInfo(Struct, frozen=True):
     bytes_max: int = 0
 
 
+class StateValue(Struct, frozen=True):
+    """A value of the shared state."""
+
+    value: bytes
+    #: Another one with every change of the value.
+    revision: int
+
+
 class Storage(Struct, frozen=True):
     """What everything that the bus keeps takes on the server, and may take; bytes."""
 
@@ -219,20 +227,23 @@ class Bus(Protocol):
         """
         ...
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """Store a record under `key` (one token of a subject); returns once it is durable.
 
-        Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer within
-        `timeout_s`: it may be stored, or later, or never; putting it again may store it
-        twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
+        Returns its number in the store: each put's is higher than those that had returned
+        before.  Records of one key are all kept, in order.  Raises `OutcomeUnknown` (no answer
+        within `timeout_s`: it may be stored, or later, or never; putting it again may store
+        it twice), `StorageFull` (it is not stored), `LogMissing`, `PayloadTooLarge`.
         """
         ...
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
         """All records under `key`, the oldest first; [] when there is none.
 
-        Every record whose put had returned is among them, until its age ends it.  Raises
-        `LogMissing`, `BusTimeout`, `BusUnavailable`.
+        Those with numbers up to `as_of` are among them, until their age ends them; of the
+        others those that whoever answers knows of, and it may be behind: a server that was
+        the leader and does not know yet that it is not any more.  Raises `LogMissing`,
+        `BusTimeout` (nobody has come as far as `as_of`), `BusUnavailable`.
         """
         ...
 
@@ -262,6 +273,17 @@ class Bus(Protocol):
 
         Raises `StateMissing`, `StorageFull`, `BusTimeout` (it may have been stored),
         `BusUnavailable`.
+        """
+        ...
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """The value under `key` with its revision, or None; raises as `state_get`."""
+        ...
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """Replace the value that has this revision; returns whether it still had it.
+
+        Raises as `state_create`.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swarm.bus.base import Entry, EntryHandler, LogInfo, Storage, Subscription
+from swarm.bus.base import Entry, EntryHandler, LogInfo, StateValue, Storage, Subscription
 from swarm.bus.disk import free_bytes
 from swarm.bus.jetstream_api import (
     NO_STREAM,
@@ -205,13 +205,13 @@ class JetStreamBus(JetStreamLink):
         """See `Bus.create_records`; raises `BusTimeout`, `BusUnavailable`, `BadInput`."""
         await self._records.create(name, max_age_s)
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`; also raises `BusUnavailable` when closed: nothing was sent."""
-        await self._records.put(name, key, data, timeout_s)
+        return await self._records.put(name, key, data, timeout_s)
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
         """See `Bus.get_records`."""
-        return await self._records.get(name, key)
+        return await self._records.get(name, key, as_of)
 
     async def storage(self) -> Storage:
         """See `Bus.storage`.
@@ -264,6 +264,25 @@ class JetStreamBus(JetStreamLink):
     async def state_create(self, key: str, value: bytes) -> bool:
         """See `Bus.state_create`; raises `BusTimeout`: then it may have been stored."""
         return await self._state.create(key, value)
+
+    async def state_put(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`, whatever is there: for an operator's commands only.
+
+        Raises `StateMissing`, `StorageFull`, `BusTimeout`, `BusUnavailable`.
+        """
+        await self._state.put(key, value)
+
+    async def state_replicas(self) -> int:
+        """How many servers keep the shared state; raises `StateMissing`, `BusTimeout`."""
+        return await self._state.replicas()
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """See `Bus.state_read`; raises `BusTimeout`, `BusUnavailable`."""
+        return await self._state.read(key)
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """See `Bus.state_update`; raises `BusTimeout`: then it may have been stored."""
+        return await self._state.update(key, value, revision)
 
     def _reconnected(self) -> None:
         # The consumers of a server that was restarted are gone, and others have gaps.

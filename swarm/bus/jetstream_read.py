@@ -90,7 +90,8 @@ async def read_page(
     while True:
         page = Page(loop.create_future())
         left_s = deadline - loop.time()
-        try_s = min(left_s, patience_s)
+        # Without a connection the question waits for one: no server is slow then.
+        try_s = min(left_s, patience_s) if link.connected else left_s
         try:
             await link.ask(subject, request, try_s, None, page.receive, page.done, fragile=True)
         except BusTimeout:

@@ -44,7 +44,7 @@ class Records:
             # Nothing else: what an operator has changed stays.
             await self._link.api(what, f"STREAM.UPDATE.{stream_of(name)}", found | age)
 
-    async def put(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`."""
         check_record_key(key)
         stream = stream_of(name)
@@ -54,42 +54,53 @@ class Records:
         stored = await self._link.store(what, name, stream, subject, data, timeout_s, expected)
         error = stored.error
         if error is None:
-            return
+            return stored.seq
         if error.err_code in {OTHER_STREAM, NO_STREAM}:
             raise LogMissing(f"{name}: no such records: {error}")
         if is_full(error):
             raise no_room(what, error)
         raise OutcomeUnknown(f"{what}: {error}")
 
-    async def get(self, name: str, key: str) -> list[bytes]:
+    async def get(self, name: str, key: str, as_of: int) -> list[bytes]:
         """See `Bus.get_records`.
 
-        How many there are is known to the stream's leader; the records are read from
-        whichever replica answers, until they are all there.
+        How many there are is known to the stream's leader (or one that was it: `as_of`); the
+        records are read from whichever replica answers, until they are all there.
         """
         check_record_key(key)
-        subject, stream = f"{name}.{key}", stream_of(name)
+        subject = f"{name}.{key}"
         deadline = self._clock() + CALL_TIMEOUT_S
         while True:
-            wanted = await self._count(name, subject)
-            found: list[bytes] = []
-            next_seq = 1
-            while len(found) < wanted:
-                request = Page.request(next_seq, PAGE, subject)
-                entries = await read_page(self._link, name, stream, request, deadline)
-                if not entries:
-                    break
-                found += [entry.data for entry in entries]
-                next_seq = entries[-1].seq + 1
-            else:
+            wanted, last_seq = await self._count(name, subject)
+            found = await self._read(name, subject, wanted, deadline) if last_seq >= as_of else []
+            if last_seq >= as_of and len(found) >= wanted:
                 return found
             # A replica that is behind has answered, or records have gone meanwhile.
             if self._clock() + TRY_AGAIN_S >= deadline:
-                raise BusTimeout(f"reading {subject}: {len(found)} of {wanted} records found")
+                raise BusTimeout(
+                    f"reading {subject}: {len(found)} of {wanted} records found, by a server that "
+                    f"knows {last_seq} of at least {as_of} in all"
+                )
             await asyncio.sleep(TRY_AGAIN_S)
 
-    async def _count(self, name: str, subject: str) -> int:
+    async def _read(self, name: str, subject: str, wanted: int, deadline: float) -> list[bytes]:
+        """So many records of the subject, or fewer, if whoever answers has no more."""
+        found: list[bytes] = []
+        next_seq = 1
+        while len(found) < wanted:
+            request = Page.request(next_seq, PAGE, subject)
+            entries = await read_page(self._link, name, stream_of(name), request, deadline)
+            if not entries:
+                break
+            found += [entry.data for entry in entries]
+            next_seq = entries[-1].seq + 1
+        return found
+
+    async def _count(self, name: str, subject: str) -> tuple[int, int]:
+        """How many records the subject has, and the number of the store's last one."""
         request = f"STREAM.INFO.{stream_of(name)}"
         reply = await self._link.api(f"reading {subject}", request, {"subjects_filter": subject})
-        counts = reply.state.subjects if reply.state is not None else None
-        return counts.get(subject, 0) if counts else 0
+        if reply.state is None:
+            return 0, 0
+        counts = reply.state.subjects or {}
+        return counts.get(subject, 0), reply.state.last_seq

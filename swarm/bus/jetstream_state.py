@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from swarm.bus.base import StateValue
 from swarm.bus.jetstream_api import (
     NO_MESSAGE,
     NO_STREAM,
@@ -88,8 +89,15 @@ class SharedState:
 
     async def get(self, key: str) -> bytes | None:
         """See `Bus.state_get`; raises `StateMissing`, `BusTimeout`, `BusUnavailable`."""
+        found = await self.read(key)
+        return None if found is None else found.value
+
+    async def read(self, key: str) -> StateValue | None:
+        """See `Bus.state_read`; raises `StateMissing`, `BusTimeout`, `BusUnavailable`."""
         found = await self._last(key)
-        return None if found is None or _is_deleted(found) else found.data
+        if found is None or _is_deleted(found):
+            return None
+        return StateValue(found.data, found.seq)
 
     async def _last(self, key: str) -> StoredMessage | None:
         """The last message under `key`, from the leader: a replica might not have it yet."""
@@ -129,11 +137,46 @@ class SharedState:
             # An operator has deleted the key; that leaves a mark, which counts as a message.
             expected_seq = seen_seq
 
+    async def update(self, key: str, value: bytes, revision: int) -> bool:
+        """See `Bus.state_update`; raises `BusTimeout`: then it may have been stored."""
+        what = f"updating the state {key}"
+        stored = await self._store(what, self._key_subject(key), value, revision)
+        if stored is None:
+            raise BusTimeout(f"{what}: the bucket has no leader at the moment")
+        if stored.error is None:
+            return True
+        _check_refusal(what, stored.error)
+        return False
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`, whatever is there; raises as `create` does."""
+        subject = self._key_subject(key)
+        what = f"setting the state {key}"
+        deadline = self._clock() + CALL_TIMEOUT_S
+        while True:
+            stored = await self._store(what, subject, value, None)
+            if stored is not None and stored.error is None:
+                return
+            if stored is not None and stored.error is not None:
+                raise api_error(what, stored.error)
+            if self._clock() + TRY_AGAIN_S >= deadline:
+                raise BusTimeout(f"{what}: the bucket has no leader")
+            await asyncio.sleep(TRY_AGAIN_S)
+
+    async def replicas(self) -> int:
+        """How many servers keep it; raises `StateMissing`, `BusTimeout`, `BusUnavailable`."""
+        info = await self._info()
+        if info is None:
+            raise self._missing("the number of replicas")
+        return int((info.config or {}).get("num_replicas", 1))
+
     async def _store(
-        self, what: str, subject: str, value: bytes, expected_seq: int
+        self, what: str, subject: str, value: bytes, expected_seq: int | None
     ) -> Stored | None:
         """What the bucket says; None when nobody listens at the moment."""
-        fence = {"Nats-Expected-Last-Subject-Sequence": str(expected_seq)}
+        fence = {}
+        if expected_seq is not None:
+            fence["Nats-Expected-Last-Subject-Sequence"] = str(expected_seq)
         try:
             message = await self._link.request(subject, value, CALL_TIMEOUT_S, fence)
         except NoResponders:

@@ -209,6 +209,10 @@ class MemoryWorld:
         """Delete the shared state, as an operator can."""
         self._server.state = None
 
+    def state(self, key: str) -> bytes | None:
+        """A value of the shared state, as the server has it."""
+        return self._server.known_state().get(key)
+
     def delete_key(self, key: str) -> None:
         """Delete a value of the shared state, as an operator can; raises KeyError."""
         del self._server.known_state()[key]
@@ -274,7 +278,7 @@ class MemoryWorld:
 
     def records(self, name: str) -> dict[str, list[bytes]]:
         """What is truly in a store of records, by key; raises `LogMissing`."""
-        return {key: self._records.get(name, key) for key in self._records.keys(name)}
+        return {key: self._records.truly(name, key) for key in self._records.keys(name)}
 
     def time(self) -> float:
         """The server's clock, seconds since the epoch."""

@@ -10,6 +10,7 @@ from swarm.bus.base import (
     Entry,
     EntryHandler,
     LogInfo,
+    StateValue,
     Storage,
     Subscription,
     check_record_age,
@@ -114,12 +115,12 @@ class MemoryBus(MemoryLink):
             f"creating {name}", lambda: self._server.records.create(name, max_age_s), log=True
         )
 
-    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> None:
+    async def put_record(self, name: str, key: str, data: bytes, timeout_s: float) -> int:
         """See `Bus.put_record`; faults befall it as they do appends."""
         check_record_key(key)
         self._check_open()
         check_size(self._server.max_payload, f"{name}.{key}", data, {"Nats-Expected-Stream": name})
-        await self._write(
+        number: int = await self._write(
             "record",
             name,
             f"{name}.{key}",
@@ -129,12 +130,15 @@ class MemoryBus(MemoryLink):
             timeout_s,
             OutcomeUnknown,
         )
+        return number
 
-    async def get_records(self, name: str, key: str) -> list[bytes]:
-        """See `Bus.get_records`."""
+    async def get_records(self, name: str, key: str, as_of: int = 0) -> list[bytes]:
+        """See `Bus.get_records`; faults befall it as they do reads of logs."""
         check_record_key(key)
         return await self._call(
-            f"reading {name}.{key}", lambda: self._server.records.get(name, key), log=True
+            f"reading {name}.{key}",
+            lambda: self._server.records.get(name, key, as_of, self.node.name),
+            log=True,
         )
 
     async def storage(self) -> Storage:
@@ -185,11 +189,39 @@ class MemoryBus(MemoryLink):
             if key in state:
                 return False
             self._server.disk.take(f"creating {key}", len(key) + len(value))
-            state[key] = value
-            self._wire.note("state", self.node.name, key, value)
+            self._put_state(key, value)
             return True
 
         return await self._call(f"creating {key}", create, log=True)
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """See `Bus.state_read`; raises `BusTimeout`."""
+
+        def read() -> StateValue | None:
+            value = self._server.known_state().get(key)
+            return None if value is None else StateValue(value, self._server.revisions[key])
+
+        return await self._call(f"reading {key}", read, log=True)
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """See `Bus.state_update`; raises `BusTimeout`: then it may have been stored."""
+        check_size(self._server.max_payload, key, value)
+
+        def update() -> bool:
+            server = self._server
+            if key not in server.known_state() or server.revisions[key] != revision:
+                return False
+            server.disk.take(f"updating {key}", len(value))
+            server.disk.give(len(server.known_state()[key]))
+            self._put_state(key, value)
+            return True
+
+        return await self._call(f"updating {key}", update, log=True)
+
+    def _put_state(self, key: str, value: bytes) -> None:
+        self._server.known_state()[key] = value
+        self._server.revisions[key] = self._server.next_number()
+        self._wire.note("state", self.node.name, key, value)
 
     async def _write(
         self,

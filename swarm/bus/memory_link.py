@@ -42,6 +42,8 @@ class Server:
     buffer_max: int
     #: None once it has been deleted.
     state: dict[str, bytes] | None = field(default_factory=dict)
+    #: Of the values in it.
+    revisions: dict[str, int] = field(default_factory=dict)
     last_number: int = 0
     on_send: list[SendHook] = field(default_factory=list)
     on_look: list[LookHook] = field(default_factory=list)

@@ -14,11 +14,12 @@ RECORD_BYTES = 100
 
 
 class _Store:
-    """One store: when each record was put, and its data, by key."""
+    """One store: when each record was put, its number and its data, by key."""
 
     def __init__(self) -> None:
         self.max_age_s = inf
-        self.by_key: dict[str, list[tuple[float, bytes]]] = {}
+        self.last = 0
+        self.by_key: dict[str, list[tuple[float, int, bytes]]] = {}
 
 
 class Records:
@@ -38,24 +39,43 @@ class Records:
     def delete(self, name: str) -> None:
         """Forget the store; raises `LogMissing`."""
         for records in self._get(name).by_key.values():
-            self._disk.give(sum(_size(data) for _, data in records))
+            self._disk.give(sum(_size(data) for *_, data in records))
         del self._stores[name]
 
-    def put(self, name: str, key: str, data: bytes, node: str) -> None:
-        """Keep one more record under `key`; raises `LogMissing`, `StorageFull`."""
+    def put(self, name: str, key: str, data: bytes, node: str) -> int:
+        """Keep one more record under `key`; returns its number.
+
+        Raises `LogMissing`, `StorageFull`.
+        """
         kept = self._kept(name, key)
         try:
             self._disk.take(f"a record to {name}.{key}", _size(data))
         except StorageFull as full:
             self._wire.note("refused", node, f"{name}.{key}", full)
             raise
-        kept.append((self._wall(), data))
-        self._get(name).by_key[key] = kept
+        store = self._get(name)
+        store.last += 1
+        kept.append((self._wall(), store.last, data))
+        store.by_key[key] = kept
         self._wire.note("recorded", node, f"{name}.{key}", data)
+        return store.last
 
-    def get(self, name: str, key: str) -> list[bytes]:
-        """All records under `key`, the oldest first; raises `LogMissing`."""
-        return [data for _, data in self._kept(name, key)]
+    def get(self, name: str, key: str, as_of: int, node: str) -> list[bytes]:
+        """All records under `key`, the oldest first; raises `LogMissing`.
+
+        A server that lags knows of those up to `as_of` for sure.
+        """
+        faults, kept = self._wire.faults, self._kept(name, key)
+        if not self._wire.chance(faults.read_lag):
+            return self.truly(name, key)
+        last = self._get(name).last
+        known = max(last - 1 - self._wire.rng.randrange(faults.lag_max), as_of)
+        self._wire.note("read lags", node, f"{name}.{key}", f"to {known} of {last}")
+        return [data for _, number, data in kept if number <= known]
+
+    def truly(self, name: str, key: str) -> list[bytes]:
+        """All records under `key`, whoever may be behind; raises `LogMissing`."""
+        return [data for *_, data in self._kept(name, key)]
 
     def keys(self, name: str) -> list[str]:
         """Every key with a record; raises `LogMissing`."""
@@ -65,7 +85,7 @@ class Records:
         for name in self._stores:
             self.keys(name)
 
-    def _kept(self, name: str, key: str) -> list[tuple[float, bytes]]:
+    def _kept(self, name: str, key: str) -> list[tuple[float, int, bytes]]:
         """Those of `key` that are not too old; the others are dropped."""
         store = self._get(name)
         oldest = self._wall() - store.max_age_s
@@ -73,7 +93,7 @@ class Records:
         kept = [record for record in before if record[0] > oldest]
         if len(kept) < len(before):
             store.by_key[key] = kept
-            self._disk.give(sum(_size(data) for put_at, data in before if put_at <= oldest))
+            self._disk.give(sum(_size(data) for put_at, _, data in before if put_at <= oldest))
         return kept
 
     def _get(self, name: str) -> _Store:

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.cli import common
+from swarm.cli import common, settings
 from swarm.cli.main import DONE
 from swarm.cli.quick import import_lean
 from swarm.errors import BadInput
 
 if TYPE_CHECKING:
     from swarm.sdk.agent import Agent
+    from swarm.sdk.host import AgentHost
 
 #: An agent whose parent has ended hands everything back and has this long for it.
 ORPHAN_S = 5.0
@@ -55,6 +56,14 @@ def add_parser(subparsers: Any) -> None:
         help="items worked on at once (default: 1)",
     )
     parser.add_argument(
+        "--agents",
+        type=common.whole(1, 100_000),
+        default=1,
+        metavar="N",
+        help="run so many agents in this process, named NAME-1 to NAME-N, over at most "
+        "CONNECTION_POOL_SIZE connections (default: 1)",
+    )
+    parser.add_argument(
         "--takeover", action="store_true", help="replace a live agent of the same id"
     )
     parser.add_argument(
@@ -65,6 +74,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="TIME",
         help="how long work may go on after SIGTERM before it is handed back (default: 30s)",
     )
+    settings.add_config(parser)
     common.add_address(parser)
     # For `swarm up`: the agent ends when its parent does, however that ended.
     parser.add_argument("--with-stdin", action="store_true", help=argparse.SUPPRESS)
@@ -79,11 +89,24 @@ def run(args: argparse.Namespace) -> int:
     from swarm.hosting.logs import configure_logs
     from swarm.hosting.process import run as run_loop
     from swarm.runtime import Runtime
-    from swarm.sdk.agent import Agent
-    from swarm.sdk.programs import Program
+    from swarm.sdk.host import AgentHost
 
     agent_id = args.id or Runtime().new_name("agent-")
     configure_logs(agent=agent_id)
+    if args.agents == 1:
+        run_loop(_work(_agent(args, agent_id, prefix, handler), url, args.with_stdin))
+        return DONE
+    pool, _ = settings.read_settings(args)
+    ids = [common.token(f"{agent_id}-{number}") for number in range(1, args.agents + 1)]
+    agents = [_agent(args, name, prefix, handler) for name in ids]
+    run_loop(_work(AgentHost(agents, pool.connection_pool_size), url, args.with_stdin))
+    return DONE
+
+
+def _agent(args: argparse.Namespace, agent_id: str, prefix: str, handler: Any) -> Agent:
+    from swarm.sdk.agent import Agent
+    from swarm.sdk.programs import Program
+
     agent = Agent(
         list(dict.fromkeys(args.types)),
         args.concurrency,
@@ -92,14 +115,12 @@ def run(args: argparse.Namespace) -> int:
         takeover=args.takeover,
         drain_s=args.drain_s,
     )
-    if handler is None:
-        handler = Program(args.program, agent_id).handle
-    agent.handles(*dict.fromkeys(args.types))(handler)
-    run_loop(_work(agent, url, args.with_stdin))
-    return DONE
+    handle = handler if handler is not None else Program(args.program, agent_id).handle
+    agent.handles(*dict.fromkeys(args.types))(handle)
+    return agent
 
 
-async def _work(agent: Agent, url: str, with_stdin: bool) -> None:
+async def _work(agent: Agent | AgentHost, url: str, with_stdin: bool) -> None:
     if with_stdin:
         from swarm.hosting.process import stop_with_stdin
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli import common, settings
 from swarm.cli.main import DONE, FAILED
-from swarm.errors import BadInput
 
 if TYPE_CHECKING:
-    from swarm.config import Settings
     from swarm.doctor import Report
 
 #: Whose reads these are, in NATS's permissions and monitoring.
@@ -64,7 +60,7 @@ async def _doctor(args: argparse.Namespace) -> int:
         report = await examine(
             bus,
             Examination(
-                settings=_settings(args, prefix),
+                settings=settings.of_swarm(args, prefix),
                 now=time.time(),
                 shards=args.shard,
                 all_records=args.records,
@@ -76,20 +72,6 @@ async def _doctor(args: argparse.Namespace) -> int:
     return DONE if report.clean else FAILED
 
 
-def _settings(args: argparse.Namespace, prefix: str) -> Settings:
-    """Those that the swarm runs by, as far as they can be found: windows, retention."""
-    from swarm.hosting.runfile import find_run
-
-    if not args.config and not args.nats_url and not os.environ.get("NATS_URL", "").strip():
-        try:
-            beside = Path(find_run(os.environ).data_dir) / "settings.toml"
-        except BadInput:
-            beside = Path()  # it has just ended; the settings here will do
-        args.config = str(beside) if beside.is_file() else None
-    found, _ = settings.read_settings(args, SWARM_PREFIX=prefix)
-    return found
-
-
 def _print(report: Report, as_json: bool) -> None:
     from swarm.doctor.report import lines
 
@@ -99,4 +81,4 @@ def _print(report: Report, as_json: bool) -> None:
     for line in lines(report):
         print(line)
     if not report.clean:
-        common.note("swarm: what to do about findings is in docs/recovery.md")
+        common.note("swarm: what to do about findings is in docs/operations.md")

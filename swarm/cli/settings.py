@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from swarm.config import Settings, load
+from swarm.errors import BadInput
+from swarm.hosting.runfile import find_run
 
 #: Read when neither --config nor SWARM_CONFIG names another, if it exists.
 DEFAULT_FILE = Path("configs/swarm.toml")
@@ -34,3 +36,16 @@ def read_settings(
     env = dict(os.environ)
     env.update({name: value for name, value in overrides.items() if value is not None})
     return load(env, path), path
+
+
+def of_swarm(args: argparse.Namespace, prefix: str) -> Settings:
+    """Those that the swarm runs by, as far as they can be found; needs `--config` and
+    `--nats-url` among the options."""
+    if not args.config and not args.nats_url and not os.environ.get("NATS_URL", "").strip():
+        try:
+            beside = Path(find_run(os.environ).data_dir) / "settings.toml"
+        except BadInput:
+            beside = Path()  # it has just ended; the settings here will do
+        args.config = str(beside) if beside.is_file() else None
+    found, _ = read_settings(args, SWARM_PREFIX=prefix)
+    return found

@@ -88,6 +88,7 @@ def _problems_of_coordinators(described: Description, unowned: list[int]) -> lis
         for beat in described.coordinators
         if beat.storage >= STORAGE_SHOWN
     ]
+    problems += [f"{b.coordinator}: {alarm}" for b in described.coordinators for alarm in b.alarms]
     if unowned:
         listed = ", ".join(str(number) for number in unowned)
         problems.append(f"without an owner (a takeover takes a second or two): shards {listed}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.checks import read_item, too_large
-from swarm.core.sharding import shard_of
+from swarm.core.ids import CLOCK_AHEAD_MAX_S, is_uuid7, uuid7_ms
+from swarm.core.sharding import before, shard_of
 from swarm.errors import Refusal
 from swarm.messages import ErrorBody, NewItem, ShardMap, ShardSubmit, Submit, SubmitResult
 from swarm.subjects import shard_of_id
@@ -21,14 +24,25 @@ class Admitted(Struct):
     refused: list[SubmitResult]
     #: Bytes of each part's items.
     sizes: dict[int, int]
+    #: By part: the shards that may have items of it already, and their indexes.
+    asks: dict[int, dict[int, list[int]]]
 
 
-def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> Admitted:
-    """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones."""
+def admit(
+    submit: Submit,
+    sender: str,
+    map_: ShardMap,
+    item_bytes_max: int,
+    adopted: Mapping[int, float] | None = None,
+) -> Admitted:
+    """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones.
+
+    `adopted`: shards that are known to have adopted this map, and a time at which they had.
+    """
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
-    admitted = Admitted({}, [], {})
+    admitted, maps = Admitted({}, [], {}, {}), before(map_)
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
@@ -46,7 +60,29 @@ def admit(submit: Submit, sender: str, map_: ShardMap, item_bytes_max: int) -> A
         part.items.append(Raw(canonical))
         part.indexes.append(index)
         admitted.sizes[shard] += len(canonical)
+        earlier = [shard_of(item, submit.command_id, index, sender, one) for one in maps]
+        if any(other != shard for other in earlier):
+            part.moved.append(index)
+            for other in dict.fromkeys(earlier):
+                if other != shard and may_have(item, submit.command_id, other, adopted or {}):
+                    asks = admitted.asks.setdefault(shard, {})
+                    asks.setdefault(other, []).append(index)
     return admitted
+
+
+def may_have(item: NewItem, command_id: str, shard: int, adopted: Mapping[int, float]) -> bool:
+    """Whether this shard may have accepted the item by an earlier map.
+
+    An idempotency key may have been used at any time.  A command cannot have been carried
+    out by a shard that adopted this map before the command was made; its maker's clock may
+    be ahead by as much as shards bear with.
+    """
+    if item.idempotency_key:
+        return True
+    if not is_uuid7(command_id) or shard not in adopted:
+        # (What is no id at all is refused by every shard.)
+        return is_uuid7(command_id)
+    return uuid7_ms(command_id) / 1000 <= adopted[shard] + CLOCK_AHEAD_MAX_S
 
 
 def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:

@@ -80,8 +80,8 @@ class DedupeWindow(Generic[Answer]):
     def put(self, id_: str, answer: Answer, now: float, seq: int = 0) -> None:
         """Remember `answer`, which entry `seq` states, and forget what is over the limits.
 
-        An id that is known still was forgotten by whoever wrote the log: a reader may
-        remember a little more than its owner did.
+        An id that is known still has another answer by now, or was forgotten by whoever wrote
+        the log: a reader may remember a little more than its owner did.
         """
         if id_ in self._answers:
             self._discard(id_)
@@ -92,6 +92,9 @@ class DedupeWindow(Generic[Answer]):
                 latest.ids.append(id_)
                 return
             age = latest.age + 1
+        elif not latest.ids:
+            # Its only id is remembered anew: nothing is to be stated of it again.
+            self._groups.pop(latest.age, None)
         self._latest = _Group(now, age, seq, [id_])
         self._add(self._latest)
         self.forget(now)

@@ -23,12 +23,13 @@ folded it, and nobody of ours ever names an entry that was foreign.
 from __future__ import annotations
 
 import enum
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from swarm.errors import Undecodable
-from swarm.messages import LogEntry, Opened
+from swarm.messages import ClusterEntry, LogEntry, Opened
 
 #: Of the entries this version writes, once every live coordinator can read them.
 FORMAT = 2
@@ -38,11 +39,31 @@ _MAGIC = b'{"swarm":'
 #: With this near its beginning, an entry is ours even if its first bytes are damaged.
 _MARK = b'"incarnation":"'
 _MARK_WITHIN = 64
+#: What to do about an entry that cannot be read, in every message about one.
+WAY_OUT = "`swarm log save` and `swarm log restore` bring the log back (docs/operations.md)"
 #: Foreign entries since the last link that are remembered.
 _STRANGERS_MAX = 10_000
 
-_decoder = msgspec.json.Decoder(LogEntry)
 _encoder = msgspec.json.Encoder()
+
+AnyEntry = LogEntry | ClusterEntry
+EntryT = TypeVar("EntryT", bound=AnyEntry)
+
+
+class Kind(Generic[EntryT]):
+    """What a log is about: which entries it has."""
+
+    def __init__(self, entry: type[EntryT]) -> None:
+        self.entry = entry
+        self.decode = msgspec.json.Decoder(entry).decode
+
+    def make(self, **fields: Any) -> EntryT:
+        """An entry with these fields."""
+        return self.entry(**fields)
+
+
+SHARD_LOG = Kind(LogEntry)
+CLUSTER_LOG = Kind(ClusterEntry)
 
 
 class Link(enum.Enum):
@@ -54,26 +75,31 @@ class Link(enum.Enum):
     OLD = "old"
 
 
-def encode_entry(entry: LogEntry) -> bytes:
+def encode_entry(entry: AnyEntry) -> bytes:
     """The entry as it is stored."""
     return _encoder.encode(entry)
 
 
 def decode_entry(log: str, seq: int, data: bytes) -> LogEntry | None:
+    """As `decode_as`, of a shard's log."""
+    return decode_as(SHARD_LOG, log, seq, data)
+
+
+def decode_as(kind: Kind[EntryT], log: str, seq: int, data: bytes) -> EntryT | None:
     """The entry, None for a foreign one; raises `Undecodable` for a broken one of ours."""
     if not data.startswith(_MAGIC):
         if _MARK in data[:_MARK_WITHIN]:
             raise Undecodable(
-                f"{log}: entry {seq} is ours but its beginning is damaged; restore the entry from "
-                "a replica or backup (or run the newer version that wrote it)"
+                f"{log}: entry {seq} is ours but its beginning is damaged (or a newer version "
+                f"wrote it: run that version); {WAY_OUT}"
             )
         return None
     try:
-        entry = _decoder.decode(data)
+        entry = kind.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(
             f"{log}: entry {seq} is ours but cannot be decoded ({error}); it may come from a newer "
-            "version: run that version, or restore the entry from a replica or backup"
+            f"version: run that version; if it is damaged, {WAY_OUT}"
         ) from error
     if entry.swarm not in FORMATS:
         raise Undecodable(
@@ -109,7 +135,7 @@ class LogPosition(Struct):
         assert first_seq > 0, "sequences begin with 1"
         return cls(log, at=first_seq - 1, first=first_seq)
 
-    def advance(self, seq: int, entry: LogEntry | None) -> Link:
+    def advance(self, seq: int, entry: AnyEntry | None) -> Link:
         """Take the entry at `seq` (None: not ours) and say what it is.
 
         Raises `Undecodable` when the entry shows that one before it is damaged.
@@ -128,7 +154,7 @@ class LogPosition(Struct):
         if known and entry.previous in self.strangers:
             raise Undecodable(
                 f"{self.log}: entry {entry.previous} is damaged: entry {seq} follows it as one of "
-                "ours, and it does not look like one; restore it from a replica or backup"
+                f"ours, and it does not look like one; {WAY_OUT}"
             )
         if not known or not self._next_of_chain(entry):
             return self._skip(seq)
@@ -139,7 +165,7 @@ class LogPosition(Struct):
         self.batch, self.now, self.map_version = entry.batch, entry.now, entry.map_version
         return Link.OURS
 
-    def _next_of_chain(self, entry: LogEntry) -> bool:
+    def _next_of_chain(self, entry: AnyEntry) -> bool:
         """Whether this owner may write this entry here."""
         if self.last == 0 and self.first > 1:
             # What came before was purged: there is nothing to hold it against.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+#: A command id may be this far ahead of an owner's clock: more would move the horizon of
+#: the dedupe window so far that everybody's retries look too old.
+CLOCK_AHEAD_MAX_S = 300.0
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 

@@ -37,6 +37,21 @@ def stands_by(beat: Beat, shard: int) -> bool:
     return 0.0 <= behind_s <= FRESH_S
 
 
+def leads_next(me: str, live: Mapping[str, Beat], names: Collection[str], settled: bool) -> bool:
+    """Whether `me` is to lead when nobody alive does: the first that lives, stays, and can.
+
+    `names`: of all coordinators there may be.  `settled`: everybody alive has been heard of;
+    before, only the first of all tries.
+    """
+    assert me in names or me in live, "it is one of them"
+    stay = [name for name in {*live, me} if name == me or not live[name].draining]
+
+    def rank(name: str) -> tuple[bool, str]:
+        return (name in live and bool(live[name].cannot_lead), name)
+
+    return min(stay, key=rank) == me and (settled or me == min(names, default=me))
+
+
 class Placement:
     """The order of preference of every shard, and what follows from it for whom."""
 

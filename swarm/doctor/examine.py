@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from swarm.actors import shard_map
-from swarm.actors.opening import KnownLog, key_of, shard_rules_of
+from swarm.actors.opening import RESTORING, KnownLog, key_of, shard_rules_of
 from swarm.bus.base import Bus
 from swarm.bus.log import PAGE
 from swarm.config import Settings
@@ -85,7 +85,7 @@ class _Examiner:
 
     def _chosen(self) -> list[int]:
         settings, chosen = self._what.settings, self._what.shards
-        count = self._map.shard_count if self._map is not None else settings.shard_count
+        count = self._map.shard_count if self._map is not None else settings.shards
         if chosen is None:
             return list(range(count))
         for shard in chosen:
@@ -157,7 +157,9 @@ class _Examiner:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._add("map", f"{key} in the shared state cannot be decoded: {error}")
             return
-        if known != incarnation and not (broken and not incarnation):
+        if known == RESTORING:
+            self._add("map", "it is being restored, or that was interrupted: run it again", log)
+        elif known != incarnation and not (broken and not incarnation):
             found = f"is incarnation {incarnation}" if incarnation else "has no entry of ours"
             what = f"it {found}, the shared state knows {known}: it was deleted or replaced"
             self._add("map", what, log)

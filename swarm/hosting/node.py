@@ -183,6 +183,14 @@ class Node:
         return self._bus
 
     @property
+    def shard_count(self) -> int:
+        """How many shards there are, as far as is known here; 0: not known yet."""
+        for actor in (self.router, self.coordinator):
+            if actor is not None:
+                return actor.cluster.map.shard_count
+        return self._map.shard_count if self._map is not None else 0
+
+    @property
     def http_url(self) -> str:
         """Where HTTP is answered; "" where it is not."""
         return self._http.url if self._http is not None else ""
@@ -207,7 +215,7 @@ class Node:
         """Whether this process does its work now, and if not, why."""
         live = self.live
         owned = {shard for beat in live.values() for shard in beat.owns}
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         unowned = [shard for shard in range(count) if shard not in owned]
         connected = self._bus is not None and self._bus.connected
         why = [] if connected else ["not connected to NATS"]
@@ -223,6 +231,7 @@ class Node:
             why += self._coordinator_lacks(body, unowned)
         if "router" in self.plan.roles:
             why += self._router_lacks(live, unowned)
+        why = list(dict.fromkeys(why))  # two roles may say the same
         body = {"ready": not why, "why": why, **body}
         return not why, body
 
@@ -231,7 +240,7 @@ class Node:
         from swarm.hosting import figures  # noqa: PLC0415 - as for HTTP
         from swarm.web.metrics import CONTENT_TYPE, render  # noqa: PLC0415
 
-        count = self._map.shard_count if self._map is not None else 0
+        count = self.shard_count
         shown = figures.of_swarm(self.live, count)
         if self.coordinator is not None:
             figures.add_own(shown, self.coordinator)
@@ -250,6 +259,7 @@ class Node:
         body["closed"] = {str(shard): why for shard, why in closed.items()}
         why = [] if beating else ["its own beats do not come back"]
         why += [f"shard {shard} cannot be opened: {reason}" for shard, reason in closed.items()]
+        why += coordinator.alarms
         # Owning none is fine where others own all: a takeover is not undone.
         if not owned and unowned:
             why.append("it owns no shard yet, and some have no owner")
@@ -260,9 +270,11 @@ class Node:
             return ["the router does not run"]
         if not live:
             return ["no coordinator is alive"]
+        alarms = sorted({alarm for beat in live.values() for alarm in beat.alarms})
         if not unowned:
-            return []
+            return alarms
         return [
+            *alarms,
             f"shards without an owner: {', '.join(map(str, unowned))}",
             *(
                 f"{beat.coordinator} cannot open shard {shard}: {reason}"

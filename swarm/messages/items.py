@@ -84,6 +84,8 @@ class ShardSubmit(Struct, omit_defaults=True):
     indexes: list[int]
     map_version: int
     retry: int = 0
+    #: Of `indexes`, those that an earlier shard map, which may still matter, put elsewhere.
+    moved: list[int] = []
 
 
 class SubmitResult(Struct, omit_defaults=True, frozen=True):
@@ -99,6 +101,18 @@ class SubmitReply(Struct, omit_defaults=True, frozen=True):
 
     results: list[SubmitResult]
     command_id: str = ""
+
+
+class KnownReply(Struct, omit_defaults=True):
+    """Answer to a `ShardSubmit` on ``<p>.shard.<n>.known.<coordinator>``: a question.
+
+    The shard has these of the items, from when they were placed by an earlier map.  What
+    is not listed it has not, and will never accept.
+    """
+
+    results: list[SubmitResult]
+    #: When this was so, by the shard's log.
+    at: float = 0.0
 
 
 class Get(Struct, omit_defaults=True):

@@ -256,8 +256,8 @@ Event = (
 EVENTS_OF_1 = (Opened, Submitted, Claimed, Progressed, Completed, Died, Released)
 
 
-class LogEntry(Struct, frozen=True):
-    """One batch of a shard's log.  The first field tells our entries from foreign ones."""
+class Envelope(Struct, frozen=True):
+    """What every entry of a log begins with.  The first field tells ours from foreign ones."""
 
     #: Format version of the entry.
     swarm: int
@@ -271,7 +271,13 @@ class LogEntry(Struct, frozen=True):
     batch: int
     #: Sequence of the last entry of ours before this one, 0 at the start.
     previous: int
+    #: Of the shard map that the owner has adopted.
     map_version: int
     #: The owner's clock at the decision; never smaller than in the entry before.
     now: float
+
+
+class LogEntry(Envelope, frozen=True):
+    """One batch of a shard's log."""
+
     events: list[Event]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Raw, Struct
 
 from swarm.messages.basics import NULL, Status
+from swarm.messages.cluster import ShardMap
 
 
 class Beat(Struct, omit_defaults=True):
@@ -36,6 +37,15 @@ class Beat(Struct, omit_defaults=True):
     leaving: bool = False
     #: The part of the storage that is used, 0 to 1; 0: not known.
     storage: float = 0.0
+    #: What else somebody must look at, in sentences.
+    alarms: list[str] = []
+    #: The epoch of the cluster log under which it leads the swarm; 0: it does not.
+    leads: int = 0
+    #: Why it cannot lead.
+    cannot_lead: str = ""
+    #: The newest shard map and routing rules that it knows; of the leader: that there are.
+    map_version: int = 0
+    rules_version: int = 0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):
@@ -169,17 +179,6 @@ class Gone(Struct, omit_defaults=True):
 
     coordinator: str
     reporter: str
-
-
-class ShardMap(Struct, omit_defaults=True, frozen=True):
-    """How items find their shard; stored under the key ``map`` of the shared state."""
-
-    version: int
-    shard_count: int
-    shard_key: str
-    shard_distribution: str
-    #: Coordinators among which shards are placed.
-    coordinators: list[str]
 
 
 class Describe(Struct, omit_defaults=True):

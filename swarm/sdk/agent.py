@@ -103,9 +103,22 @@ class Agent:
 
     # --- running ----------------------------------------------------------------------
 
-    async def run(self, target: str | Bus | None = None) -> None:
+    @property
+    def concurrency(self) -> int:
+        """Items worked on at once."""
+        return self._concurrency
+
+    @property
+    def prefix(self) -> str:
+        """First token of the swarm's subjects."""
+        return self._subjects.prefix
+
+    async def run(
+        self, target: str | Bus | None = None, *, runner: HandlerRunner | None = None
+    ) -> None:
         """Work until `stop`: on a bus, on the NATS server at a URL, or where `connect` would.
 
+        `runner`: where handlers run, if the agent was not given one of its own.
         Raises `BadInput` if handlers and types do not match, `Refusal` with the code
         ``agent_id_in_use`` if another process lives under this id or takes it over,
         `BusUnavailable` or `NoAnswer` if there is no swarm.
@@ -114,12 +127,12 @@ class Agent:
         if self._actor is not None:
             raise BadInput("this agent runs already")
         if target is not None and not isinstance(target, str):
-            await self._run_on(target, work_types)
+            await self._run_on(target, work_types, runner)
             return
         agent_id = self.agent_id or self._runtime.new_name("agent-")
         bus = await connect_bus(target, agent_id, self._subjects.prefix)
         try:
-            await self._run_on(bus, work_types)
+            await self._run_on(bus, work_types, runner)
         finally:
             await bus.close()
 
@@ -149,7 +162,9 @@ class Agent:
         if loop is not None and actor is not None:
             loop.call_soon_threadsafe(actor.stop)
 
-    async def _run_on(self, bus: Bus, work_types: tuple[str, ...]) -> None:
+    async def _run_on(
+        self, bus: Bus, work_types: tuple[str, ...], shared: HandlerRunner | None
+    ) -> None:
         agent_id = check_token("agent id", self.agent_id or bus.sender)
         self._check_concurrency(bus)
         rules = AgentRules(
@@ -160,7 +175,7 @@ class Agent:
         )
         calls = Calls(bus, self._subjects, self._runtime, agent_id)
         core = AgentCore(rules, self._runtime.new_id)
-        runner = self._runner or ThreadRunner(self._concurrency)
+        runner = self._runner or shared or ThreadRunner(self._concurrency)
         launch = Launcher(self._handlers, runner, calls)
         actor = self._actor = AgentActor(
             calls,

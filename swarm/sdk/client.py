@@ -32,6 +32,7 @@ from swarm.sdk.describing import Ref
 from swarm.sdk.holding import Holding
 from swarm.sdk.items import to_json
 from swarm.sdk.looking import Looking
+from swarm.sdk.operating import Operating
 from swarm.sdk.submitting import submit
 
 #: How long the holder of a cancelled item has to finish or tidy up, unless told otherwise.
@@ -85,7 +86,7 @@ class Handle:
         return await self._swarm.answer(self.work_item_id, answer, wait=wait)
 
 
-class Swarm(Looking, Holding):
+class Swarm(Looking, Holding, Operating):
     """A connection to a swarm.  `Swarm.connect` makes one; or give it any `Bus`."""
 
     @classmethod

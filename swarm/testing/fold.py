@@ -185,7 +185,7 @@ class _Fold:
             self.contradiction(place.seq, f"{name} is claimed ({token}) and is {life.status}")
         if any(token == earlier.token for earlier in life.holds):
             self.contradiction(place.seq, f"{name}: the token {token} is issued again")
-        life.holds.append(Hold(token, place.at, place.time))
+        life.holds.append(Hold(token, place.at, place.time, latest=place.latest))
         _turn(life, place, "claimed")
 
     def let_go(

@@ -29,6 +29,8 @@ class Hold(Struct):
     told: bool = False
     #: Status of the item from its end on.
     after: str = ""
+    #: The latest that `time` can be; 0: it is known.
+    latest: float = 0.0
 
 
 class Turn(Struct, frozen=True):

@@ -135,9 +135,16 @@ def _of_swarm(figures: Figures) -> Iterator[Metric]:
     sessions = GaugeMetricFamily(
         "swarmsh_sessions", "Attached agent sessions", labels=["coordinator"]
     )
+    alarms = GaugeMetricFamily(
+        "swarmsh_alarms",
+        "What a coordinator tells to look at (see /ready): anything but 0 wants a look",
+        labels=["coordinator"],
+    )
     for beat in figures.coordinators:
         sessions.add_metric([beat.coordinator], beat.sessions)
+        alarms.add_metric([beat.coordinator], len(beat.alarms))
     yield sessions
+    yield alarms
 
 
 def _of_storage(storage: Fullness | None) -> Iterator[Metric]:

@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
-from nats.js.api import StreamConfig
 
 from swarm.bus.base import Bus, Entry
 from swarm.bus.jetstream import connect
@@ -36,14 +34,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @asynccontextmanager
-async def operator(up: Up) -> AsyncIterator[tuple[Bus, Any]]:
-    """Somebody with all rights: the bus, and NATS's own client."""
+async def operator(up: Up) -> AsyncIterator[Bus]:
+    """Somebody with all rights."""
     bus = await connect(up.nats_url, "operator")
-    client = await nats.connect(up.nats_url)
     try:
-        yield bus, client.jsm()
+        yield bus
     finally:
-        await client.close()
         await bus.close()
 
 
@@ -75,13 +71,24 @@ async def write_next(bus: Bus, spoil: Any) -> int:
             continue  # the owner was quicker
 
 
-async def restore(jsm: Any, bus: Bus, entries: list[Entry]) -> None:
-    """The stream as it was, without what is not among these entries."""
-    config: StreamConfig = (await jsm.stream_info(STREAM)).config
-    await jsm.delete_stream(STREAM)
-    await jsm.add_stream(config)
-    for entry in entries:
-        assert await bus.append(LOG, entry.data, entry.seq - 1, 5.0) == entry.seq
+def restore(place: Place, bad: int) -> None:
+    """The way out that the message names: save the log, restore it without the entry."""
+    saved = place.run("log", "save", str(HURT), "hurt.jsonl")
+    assert saved.returncode == 0, saved.stderr
+    refused = place.run("log", "restore", str(HURT), "hurt.jsonl", "--yes")
+    assert refused.returncode == 2
+    assert f"entry {bad} of the file cannot be folded" in refused.stderr
+    assert f"--before {bad}" in refused.stderr
+    without = ("log", "restore", str(HURT), "hurt.jsonl", "--before", str(bad))
+    planned = place.run(*without)
+    assert planned.returncode == 0, planned.stderr
+    assert f"entries in the log now that go: 1, from {bad} to {bad}" in planned.stdout
+    assert "nothing was changed" in planned.stdout
+    done = place.json(*without, "--yes")
+    assert done["restored"]
+    assert done["plan"]["last_seq"] == bad - 1
+    assert Path(done["replaced"]).name == "hurt.jsonl.replaced-1"
+    assert (place.path / done["replaced"]).read_bytes().count(b"\n") == bad + 1
 
 
 async def eventually(what: str, condition: Any, deadline_s: float = DEADLINE_S) -> Any:
@@ -107,10 +114,9 @@ async def submitted(swarm: Swarm, count: int) -> dict[int, list[Handle]]:
 
 async def test_flipped_bytes_close_one_shard_until_the_log_is_restored(place: Place) -> None:
     up = await asyncio.to_thread(place.up)
-    async with Swarm.connect(up.nats_url) as swarm, operator(up) as (bus, jsm):
+    async with Swarm.connect(up.nats_url) as swarm, operator(up) as bus:
         items = await submitted(swarm, 60)
         bad = await write_next(bus, flipped)
-        good = [entry for entry in await whole_log(bus) if entry.seq < bad]
         what = f"{LOG}: entry {bad} is ours but cannot be decoded"
 
         # --- it is seen ---
@@ -144,7 +150,7 @@ async def test_flipped_bytes_close_one_shard_until_the_log_is_restored(place: Pl
 
         # --- and it goes on, without a restart, once that is dealt with ---
         pids = place.pids()
-        await restore(jsm, bus, good)
+        await asyncio.to_thread(restore, place, bad)
         for handle in items[HURT]:
             await handle.result(timeout=DEADLINE_S + REOPEN_S)
         assert place.pids() == pids
@@ -157,7 +163,7 @@ async def test_flipped_bytes_close_one_shard_until_the_log_is_restored(place: Pl
 
 async def test_an_entry_of_a_newer_version_waits_for_that_version(place: Place) -> None:
     up = await asyncio.to_thread(place.up)
-    async with Swarm.connect(up.nats_url) as swarm, operator(up) as (bus, _):
+    async with Swarm.connect(up.nats_url) as swarm, operator(up) as bus:
         items = await submitted(swarm, 30)
         bad = await write_next(bus, lambda data: data.replace(b'"swarm":2', b'"swarm":3'))
 

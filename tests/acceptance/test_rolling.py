@@ -46,9 +46,11 @@ async def test_a_rolling_restart_loses_nothing_and_keeps_nobody_waiting(
     assert report.acknowledged == report.completed == len(run.handles)
     assert max(waits) < WAIT_MAX_S, f"{len(waits)} submissions"
     assert max(drains) < DRAIN_MAX_S, drains
-    # Nobody lost what it held: each item was worked on once.
+    # Nobody lost what it held: each item was worked on once.  (One that came when its agent had
+    # no slot for it any more may have been handed back unworked.)
+    assert report.executions == len(run.handles)
     holds = [hold for item in history.items.values() for hold in item.holds]
-    assert report.executions == len(holds) == len(run.handles)
+    assert len(holds) < 1.1 * len(run.handles)
 
 
 async def load(run: Run, swarm: Swarm, waits: list[float], done: asyncio.Event) -> None:

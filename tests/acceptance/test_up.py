@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -192,6 +193,37 @@ def test_it_runs_agents_too(place: Place) -> None:
     assert place.run("submit", "--type", "sum", "--payload", "1", "--wait").stdout == "2\n"
     assert up.stop() == 0
     place.until_empty()
+
+
+def connections(pid: int, port: int) -> int:
+    """How many TCP connections the process has to this port."""
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        # It may be closed while we look.
+        with contextlib.suppress(FileNotFoundError):
+            inodes.add(fd.readlink().name.removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[9] in inodes and int(row[2].partition(":")[2], 16) == port for row in rows)
+
+
+def test_many_agents_in_one_process_share_connections(place: Place) -> None:
+    (place.path / "work.py").write_text("def who(ctx):\n    return 1\n")
+    up = place.up()
+    port = int(up.nats_url.rpartition(":")[2])
+    host = place.start(
+        "agent", "--agents", "12", "--id", "many", "--type", "t", "--handler", "work:who",
+        CONNECTION_POOL_SIZE="3",
+    )  # fmt: skip
+    until("all are attached", lambda: sum(attached(place)) == 12)
+    assert connections(host.pid, port) == 3
+    host.terminate()
+    assert host.wait(DEADLINE_S) == 0
+    until("all have left", lambda: sum(attached(place)) == 0)
+
+
+def attached(place: Place) -> list[int]:
+    """Sessions of each coordinator."""
+    return [one.get("sessions", 0) for one in place.json("status")["coordinators"]]
 
 
 def test_an_agent_that_cannot_start_ends_it_with_the_reason(place: Place) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 
-from swarm.actors.opening import key_of
+from swarm.actors.opening import CLUSTER_KEY, key_of
 from swarm.bus.base import Entry
 from swarm.bus.memory import Faults
-from swarm.core.envelope import decode_entry, encode_entry
+from swarm.core.envelope import (
+    CLUSTER_LOG,
+    SHARD_LOG,
+    Kind,
+    decode_as,
+    decode_entry,
+    encode_entry,
+)
 from tests.actors.cluster import Cluster, on_cluster, pass_time, until
 
 
@@ -163,7 +171,8 @@ def test_logs_are_opened_under_every_fault_and_made_once() -> None:
         made: dict[str, set[str]] = {}
 
         def on_append(log: str, stored: Entry, node: str) -> None:
-            entry = decode_entry(log, stored.seq, stored.data)
+            kind: Kind[Any] = CLUSTER_LOG if log == "swarmlog.cluster" else SHARD_LOG
+            entry = decode_as(kind, log, stored.seq, stored.data)
             made.setdefault(log, set()).add(entry.incarnation if entry else "")
 
         cluster.world.on_append(on_append)
@@ -179,5 +188,8 @@ def test_logs_are_opened_under_every_fault_and_made_once() -> None:
         await until(lambda: sum(len(c.owned) for c in cluster.coordinators.values()) == 2)
         for shard in (0, 1):
             assert made[f"swarmlog.{shard}"] == {await known(cluster, shard)}
+        stored = cluster.world.state(CLUSTER_KEY)
+        assert stored is not None
+        assert made["swarmlog.cluster"] == {msgspec.json.decode(stored)["incarnation"]}
 
     on_cluster(scenario)

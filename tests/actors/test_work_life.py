@@ -732,6 +732,38 @@ def test_archived_items_are_listed_when_asked_for() -> None:
     live(scenario, msgspec.structs.replace(SETTINGS, cache_max_size=2))
 
 
+def test_an_archived_item_is_known_whoever_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NATS server that was the leader answers for the records, of which it knows none."""
+
+    async def scenario(life: Life) -> None:
+        async def handler(ctx: Context) -> int:
+            return int(ctx.payload)
+
+        life.agent("a1", handler, concurrency=4)
+        handles = [await life.swarm.submit("a", payload=n) for n in range(12)]
+        for number, handle in enumerate(handles):
+            assert await handle.result(timeout=60.0) == number
+        cluster = life.cluster
+        workers = [worker for c in cluster.coordinators.values() for worker in c._shards]
+        await until(lambda: sum(sum(w._shard.archived.values()) for w in workers) >= 8)
+        # The new owner of both shards has put no record yet.
+        cluster.world.crash("c1")
+        del cluster.coordinators["c1"]
+        await until(lambda: len(cluster.coordinators["c2"].owned) == 2)
+        records = cluster.world._records
+        real = records.get
+
+        def behind(name: str, key: str, as_of: int, node: str) -> list[bytes]:
+            return real(name, key, as_of, node) if as_of else []
+
+        monkeypatch.setattr(records, "get", behind)
+        for number, handle in enumerate(handles):
+            assert (await handle.get()).status == "completed"
+            assert await handle.result(timeout=60.0) == number
+
+    live(scenario, msgspec.structs.replace(SETTINGS, cache_max_size=2))
+
+
 def test_watching_through_a_failover() -> None:
     async def scenario(life: Life) -> None:
         go_on = asyncio.Event()

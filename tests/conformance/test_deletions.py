@@ -64,6 +64,8 @@ async def test_a_state_that_is_deleted_is_missing(world: World) -> None:
         for call in (
             bus.state_get("map"),
             bus.state_create("map", b"2"),
+            bus.state_read("map"),
+            bus.state_update("map", b"2", 1),
             bus.server_time(),
             bus.open_state(),
         ):

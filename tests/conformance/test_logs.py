@@ -296,3 +296,35 @@ async def test_of_racing_creators_exactly_one_wins(world: World) -> None:
     winner = buses[results.index(True)]
     for bus in buses:
         assert await bus.state_get("race") == winner.sender.encode()
+
+
+async def test_a_value_is_updated_by_who_knows_its_revision(world: World) -> None:
+    one, two = await world.connect("one"), await world.connect("two")
+    assert await one.state_read("map") is None
+    assert await one.state_update("map", b"1", 7) is False, "there is nothing to update"
+    assert await one.state_create("map", b"1")
+    first = await two.state_read("map")
+    assert first is not None
+    assert first.value == b"1"
+    assert await two.state_update("map", b"2", first.revision) is True
+    assert await one.state_update("map", b"3", first.revision) is False, "it has changed since"
+    second = await one.state_read("map")
+    assert second is not None
+    assert (second.value, second.revision > first.revision) == (b"2", True)
+    assert await one.state_get("map") == b"2"
+    assert await two.state_create("map", b"4") is False
+    assert await one.state_create("other", b"x")
+    assert await one.state_update("map", b"5", second.revision) is True, "keys are independent"
+
+
+async def test_of_racing_updaters_exactly_one_wins(world: World) -> None:
+    buses = [await world.connect(f"c{number}") for number in range(10)]
+    assert await buses[0].state_create("race", b"0")
+    known = await buses[0].state_read("race")
+    assert known is not None
+    results = await asyncio.gather(
+        *(bus.state_update("race", bus.sender.encode(), known.revision) for bus in buses)
+    )
+    assert sorted(results) == [False] * 9 + [True]
+    winner = buses[results.index(True)]
+    assert await buses[0].state_get("race") == winner.sender.encode()

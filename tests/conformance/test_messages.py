@@ -342,6 +342,8 @@ async def test_closing_twice_and_using_it_afterwards(world: World) -> None:
         "storage": bus.storage(),
         "state_get": bus.state_get("k"),
         "state_create": bus.state_create("k", b""),
+        "state_read": bus.state_read("k"),
+        "state_update": bus.state_update("k", b"", 1),
     }
     for name, call in calls.items():
         assert isinstance(await outcome(call), BusUnavailable), name

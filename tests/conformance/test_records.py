@@ -35,6 +35,17 @@ async def test_records_are_found_by_their_key_in_order(world: World) -> None:
         assert await one.get_records(name, absent) == []
 
 
+async def test_every_record_has_a_higher_number_than_those_before(world: World) -> None:
+    bus = await world.connect()
+    name = name_of(world)
+    await bus.create_records(name, 0)
+    numbers = [await bus.put_record(name, key, b"x", TIMEOUT_S) for key in ("a", "b", "a")]
+    assert numbers == sorted(set(numbers))
+    assert min(numbers) > 0
+    assert await bus.get_records(name, "a", numbers[-1]) == [b"x", b"x"]
+    assert await bus.get_records(name, "c", numbers[-1]) == []
+
+
 async def test_stores_do_not_touch_one_another(world: World) -> None:
     bus = await world.connect()
     for number in (1, 2, 11):

@@ -159,8 +159,28 @@ RICH_BEAT = m.Beat(
     standby={"1": 0.25, "5": -1.0},
     leaving=True,
     storage=0.125,
+    alarms=["the shared state is gone"],
+    leads=3,
+    cannot_lead="swarmlog.cluster: its stream is gone",
+    map_version=2,
+    rules_version=5,
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
+EARLIER = m.EarlierMap(DONE_AT, 1, 8)
+FULL_MAP = structs.replace(
+    MAP,
+    version=2,
+    pins={"coordinator-1": [0, 3]},
+    accepts=12,
+    began_with=8,
+    earlier=[EARLIER],
+)
+RULES = m.RoutingRules(5, "feature -> coordinator-1:4000", "lisa", DONE_AT)
+CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
+FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT)
+CONTROLLED = m.Controlled(
+    COMMAND, "rules", "lisa", Raw(b'{"command_id":"%s","rules_version":5}' % COMMAND.encode())
+)
 STATS = m.ShardStats(
     shard=3,
     coordinator="coordinator-1",
@@ -196,7 +216,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Submit": (m.Submit([SPARSE]), m.Submit([SPARSE, RICH], COMMAND, 2)),
     "ShardSubmit": (
         m.ShardSubmit(COMMAND, [SPARSE], [0], 1),
-        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2),
+        m.ShardSubmit(COMMAND, [SPARSE, RICH], [0, 7], 1, 2, [7]),
     ),
     "SubmitResult": (
         m.SubmitResult(0),
@@ -313,11 +333,36 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Move": (m.Move(3), m.Move(3, "coordinator-2")),
     "Moved": (m.Moved(3, "coordinator-2"), m.Moved(3, "coordinator-2")),
     "Gone": (m.Gone("coordinator-1", "coordinator-2"), m.Gone("coordinator-1", "coordinator-2")),
-    "ShardMap": (MAP, MAP),
+    "ShardMap": (MAP, FULL_MAP),
     "Describe": (m.Describe(), m.Describe()),
     "Description": (
         m.Description("swarm", 1, MAP, []),
         m.Description("swarm", 1, MAP, [SPARSE_BEAT, RICH_BEAT]),
+    ),
+    # the cluster
+    "RoutingRules": (m.RoutingRules(0), RULES),
+    "Conflict": (CONFLICT, FULL_CONFLICT),
+    "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1)),
+    "TellConflict": (m.TellConflict(CONFLICT), m.TellConflict(FULL_CONFLICT, COMMAND, 1)),
+    "EarlierMap": (EARLIER, m.EarlierMap(DONE_AT, 1, 8, 4, {"coordinator-1": [0]})),
+    "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1)),
+    "KnownReply": (
+        m.KnownReply([]),
+        m.KnownReply([m.SubmitResult(0, "3-17"), m.SubmitResult(3, error=ERROR)], DONE_AT),
+    ),
+    "ControlReply": (m.ControlReply(COMMAND), m.ControlReply(COMMAND, 2, 5)),
+    "Look": (m.Look(), m.Look()),
+    "ClusterView": (
+        m.ClusterView("coordinator-1", 3, 17, MAP, m.RoutingRules(0)),
+        m.ClusterView("coordinator-1", 3, 17, FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}),
+    ),
+    "MapChanged": (m.MapChanged(MAP), m.MapChanged(FULL_MAP)),
+    "RulesSet": (m.RulesSet(RULES), m.RulesSet(RULES)),
+    "ConflictNoted": (m.ConflictNoted(CONFLICT), m.ConflictNoted(FULL_CONFLICT)),
+    "Controlled": (m.Controlled(COMMAND, "rules", "lisa"), CONTROLLED),
+    "Stated": (
+        m.Stated(),
+        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}, [(DONE_AT, CONTROLLED)], 1),
     ),
     # the log
     "Opened": (m.Opened("coordinator-1"), m.Opened("coordinator-1")),
@@ -395,6 +440,12 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Accepted": (ACCEPTED, RICH_ACCEPTED),
     "Taken": (TAKEN, TAKEN),
     "Keyed": (m.Keyed(17), m.Keyed(17, 4711)),
+    "ClusterEntry": (
+        m.ClusterEntry(1, "i0d9c8b7a6f", 1, "9b0c4e7712", 0, 0, 1, 1733396333.5, []),
+        m.ClusterEntry(
+            2, "i0d9c8b7a6f", 2, "9b0c4e7712", 7, 41, 1, DONE_AT, [m.Opened("coordinator-1")]
+        ),
+    ),
     "LogEntry": (
         m.LogEntry(1, "i0d9c8b7a6f", 1, "9b0c4e7712", 0, 0, 1, 1733396333.5, []),
         m.LogEntry(

@@ -11,9 +11,10 @@ from jsonschema import Draft202012Validator
 from msgspec import NODEFAULT, Raw, Struct, structs
 
 from swarm import messages, schemas
+from swarm.actors.leader import CONTROL_VERBS
 from swarm.actors.requests import SHARD_VERBS
 from swarm.core.envelope import LogPosition, decode_entry, encode_entry
-from swarm.messages import STATUSES, Edge, Event, ItemCommand, state
+from swarm.messages import STATUSES, ClusterEvent, Edge, Event, ItemCommand, state
 from swarm.schemas import bundle, classes
 from tests.golden import make
 from tests.golden.examples import EXAMPLES
@@ -120,7 +121,7 @@ def test_unknown_fields_are_ignored(golden: GoldenMessage) -> None:
     assert plain(decode(golden, msgspec.json.encode(more))) == plain(decode(golden))
 
 
-@pytest.mark.parametrize("kind", [Event, ItemCommand, Edge])
+@pytest.mark.parametrize("kind", [Event, ClusterEvent, ItemCommand, Edge])
 def test_unknown_fields_are_ignored_in_unions(kind: Any) -> None:
     names = {one.__name__ for one in kind.__args__}
     for golden in NEWEST:
@@ -278,8 +279,8 @@ def test_the_index_names_every_message_that_travels_by_itself() -> None:
     routed |= {reply for route in schemas.ROUTES for reply in route.replies}
     known = {message.__name__ for message in classes()}
     assert routed <= known
-    inside = {one.__name__ for one in (*Event.__args__,)}
-    inside |= {"Credit", "ErrorBody", "NewItem", "SubmitResult"}
+    inside = {one.__name__ for one in (*Event.__args__, *ClusterEvent.__args__)}
+    inside |= {"Conflict", "Credit", "EarlierMap", "ErrorBody", "NewItem", "SubmitResult"}
     inside |= {one.__name__ for one in vars(state).values() if one in classes()} - {"Finished"}
     assert known - routed == inside, "parts of other messages"
 
@@ -288,3 +289,9 @@ def test_the_index_knows_every_verb_of_a_shard() -> None:
     subjects = [route.subject for route in schemas.ROUTES]
     verbs = [one.split(".")[3] for one in subjects if one.startswith("<p>.shard.<n>.")]
     assert sorted(set(verbs)) == sorted(SHARD_VERBS)
+
+
+def test_the_index_knows_every_verb_of_the_leader() -> None:
+    subjects = [route.subject for route in schemas.ROUTES]
+    verbs = {one.split(".")[2] for one in subjects if one.startswith("<p>.control.")}
+    assert verbs == set(CONTROL_VERBS)

@@ -12,7 +12,8 @@ import pytest
 
 from swarm.bus.base import Bus, Entry
 from swarm.bus.jetstream import JetStreamBus, connect
-from swarm.errors import BusError, StateMissing, StorageFull
+from swarm.bus.jetstream_rebuild import LogRebuild
+from swarm.errors import BusError, OutcomeUnknown, StateMissing, StorageFull
 from tests.conformance.worlds import TIMEOUT_S, Seen, outcome
 from tests.integration.servers import server_with
 
@@ -85,6 +86,49 @@ async def fill(bus: Bus, log: str, seq: int) -> tuple[int, BusError]:
         if isinstance(result, BusError):
             return seq, result
         seq = result
+
+
+async def test_nobody_appends_to_a_log_that_is_rebuilt(nats_binary: str, tmp_path: Path) -> None:
+    async with cluster(nats_binary, tmp_path) as addresses, connected(addresses) as buses:
+        await buses[0].create_log(LOG)
+        told, busy = 0, asyncio.Event()
+
+        async def write(bus: Bus) -> BusError:
+            """Until nobody listens any more."""
+            nonlocal told
+            while True:
+                result = await outcome(bus.append(LOG, b"old", told, TIMEOUT_S))
+                if isinstance(result, BusError):
+                    return result
+                told = result
+                if told > 20:
+                    busy.set()
+
+        stream = LogRebuild(buses[0], LOG, "xrestore.0")
+        for _ in range(2):
+            writing = asyncio.create_task(write(buses[1]))
+            await busy.wait()
+            last_seq = await stream.close()
+            assert isinstance(await writing, OutcomeUnknown)
+            # An append whose answer was lost may be the last one; none was told that is not there.
+            assert told <= last_seq == (await buses[2].log_info(LOG)).last_seq
+            config = await stream.config()
+            await stream.delete()
+            await stream.create(config, 3, 57)
+            for seq in range(57, 67):
+                await stream.append(Entry(seq, b"%d" % seq, 0.0))
+            for bus in buses:
+                assert isinstance(await outcome(bus.append(LOG, b"x", 66, 1.0)), OutcomeUnknown)
+            await stream.open()
+            # It takes a moment until every server knows.
+            while isinstance(await outcome(buses[2].append(LOG, b"new", 66, 1.0)), OutcomeUnknown):
+                continue  # each attempt takes its time
+            assert (await buses[1].log_info(LOG)).last_seq == 67
+            found: list[bytes] = []
+            while len(found) < 11:
+                found = [entry.data for entry in await buses[0].read(LOG, 1, 100)]
+            assert found[:10] == [b"%d" % seq for seq in range(57, 67)]
+            told = 67
 
 
 async def test_purges_and_records_through_every_server(nats_binary: str, tmp_path: Path) -> None:

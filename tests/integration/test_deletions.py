@@ -184,10 +184,27 @@ async def test_the_state_deleted_under_a_running_swarm(
         ):
             with pytest.raises(StateMissing, match=BUCKET):
                 await call
+        coordinator = running.coordinator
+        assert coordinator is not None
+        await until(lambda: coordinator.alarms, "an alarm")
+        assert f"NATS bucket {BUCKET}) is gone" in coordinator.alarms[0]
+        assert running.ready()[0] is False
+        assert running.ready()[1]["why"] == coordinator.alarms
         # Owners need it for nothing: they go on.
         swarm = Swarm(running.bus, prefix="x")
         handle = await swarm.submit("build")
         assert (await handle.get()).status == "queued"
+        (beat,) = (await swarm.describe()).coordinators
+        assert beat.alarms == coordinator.alarms
+        assert b'swarmsh_alarms{coordinator="c1"} 1.0' in (await running.metrics())[0]
+        # Nobody makes it anew; an operator's empty one lacks the map.
+        assert not await exists(operator, f"KV_{BUCKET}")
+        await operator.create_key_value(bucket=BUCKET)
+        await until(lambda: "has lost the shard map" in coordinator.alarms[0], "it is empty")
+        assert await bus.state_create(shard_map.KEY, msgspec.json.encode(running._map))
+        await until(lambda: not coordinator.alarms, "all is well")
+        assert coordinator.owned == [0, 1]
+        await operator.delete_key_value(BUCKET)
         await swarm.close()
     began = time.monotonic()
     with pytest.raises(StateMissing, match=r"2 logs.*nats kv add x-state"):

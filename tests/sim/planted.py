@@ -12,6 +12,7 @@ import pytest
 from swarm.actors import opening, ownership
 from swarm.actors.answers import Answers
 from swarm.actors.deciding import Deciding
+from swarm.actors.finished import FinishedItems, read_finished
 from swarm.actors.presence import Presence
 from swarm.actors.requests import Request
 from swarm.actors.server_clock import ServerClock
@@ -19,9 +20,11 @@ from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Entry
 from swarm.bus.log import FencedLog, LogReader
-from swarm.core import decide
+from swarm.core import admission, decide
+from swarm.core import cluster as core_cluster
+from swarm.core.cluster import Cluster
 from swarm.core.dedupe import DedupeWindow
-from swarm.core.envelope import FORMAT, decode_entry, encode_entry
+from swarm.core.envelope import FORMAT, decode_as, encode_entry
 from swarm.core.leases import Leases, Missing
 from swarm.core.sessions import Sessions
 from swarm.core.shard import Shard
@@ -32,11 +35,13 @@ from swarm.messages import (
     Attention,
     Event,
     Get,
+    Item,
     List,
     LogEntry,
     Opened,
     ShardSubmit,
     Stats,
+    SubmitReply,
 )
 from swarm.runtime import Runtime
 
@@ -174,8 +179,8 @@ def gap_ignored_by_a_reader(patch: Patch) -> None:
     """A reader takes the next entry it gets for the next one of the log."""
     original = LogReader.fold
 
-    def fold(self: LogReader, stored: Entry) -> bool:
-        entry = decode_entry(self._log, stored.seq, stored.data)
+    def fold(self: LogReader[Any], stored: Entry) -> bool:
+        entry = decode_as(self._kind, self._log, stored.seq, stored.data)
         position = self.position
         if entry is not None and entry.previous > position.last:
             opens = bool(entry.events) and isinstance(entry.events[0], Opened)
@@ -281,6 +286,42 @@ def two_processes_of_one_agent(patch: Patch) -> None:
     patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
 
 
+def no_record_means_no_item(patch: Patch) -> None:
+    """Whoever answers that there is no record of an archived item is believed."""
+
+    async def find(self: FinishedItems, number: int) -> Item | None:
+        return await read_finished(self._bus, self._records, number, 0)
+
+    patch.setattr(FinishedItems, "_find", find)
+
+
+def earlier_shards_not_asked(patch: Patch) -> None:
+    """What has another shard by now is accepted there without asking the one that had it."""
+    patch.setattr(admission, "may_have", lambda *_: False)
+
+
+def moved_items_refused(patch: Patch) -> None:
+    """A shard takes what has moved to it for the misuse of a command id that it knows."""
+    original = decide.submit
+
+    def submit(shard: Shard, command: ShardSubmit, out: decide.Batch) -> SubmitReply:
+        return original(shard, msgspec.structs.replace(command, moved=[]), out)
+
+    patch.setattr(decide, "submit", submit)
+
+
+def control_commands_forgotten(patch: Patch) -> None:
+    """Who leads does not know which control commands were carried out before."""
+    original = Cluster._opened
+
+    def opened(self: Cluster, event: Opened) -> None:
+        original(self, event)
+        self.commands.clear()
+
+    patch.setattr(Cluster, "_opened", opened)
+    patch.setitem(core_cluster._APPLY, Opened, opened)
+
+
 #: Each bug, and the kinds of mishaps that bring it to light.
 PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (no_barrier_after_a_timeout, ()),
@@ -300,4 +341,8 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (slots_on_their_way_stay_so, ()),
     (heartbeats_without_a_pause, ()),
     (two_processes_of_one_agent, ("crash",)),
+    (no_record_means_no_item, ()),
+    (earlier_shards_not_asked, ()),
+    (moved_items_refused, ()),
+    (control_commands_forgotten, ("crash", "pause")),
 ]

@@ -358,3 +358,23 @@ def test_libraries_that_are_not_used_are_not_imported(url: str, without: str) ->
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[0] == without
     assert "works" in run.stdout
+
+
+# --- logs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["restore", "0", "none.jsonl"], "none.jsonl cannot be read: No such file"),
+        (["restore", "0", "none.jsonl", "--before", "0"], "--before"),
+        (["save", "-1", "a.jsonl"], "SHARD"),
+        (["save", "0", "a.jsonl"], "no swarm"),
+        ([], "save|restore"),
+    ],
+)
+def test_logs_that_cannot_be_saved_or_restored(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["log", *arguments]) == 2
+    assert why in said(capsys)

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from swarm.actors import shard_map
@@ -79,6 +80,37 @@ async def test_a_map_that_cannot_be_read_is_named() -> None:
     assert await bus.state_create(shard_map.KEY, b'{"version": "?"}')
     with pytest.raises(BadConfig, match=r"cannot be read .* use another SWARM_PREFIX"):
         await shard_map.agree(bus, Settings())
+
+
+async def test_a_swarm_that_was_resized_takes_nodes_with_the_settings_that_it_had() -> None:
+    world = MemoryWorld.on_wall_clock()
+    bus = world.connect("a")
+    grown = ShardMap(3, 24, "hash", "consistent_hash", ["x"], accepts=20, began_with=16)
+    assert await bus.state_create(shard_map.KEY, msgspec.json.encode(grown))
+    for count in (16, 20, 24):
+        map_ = await shard_map.agree(bus, Settings(shard_count=count, coordinators=["x"]))
+        assert map_ == grown
+    with pytest.raises(BadConfig, match="swarm shards resize 32"):
+        await shard_map.agree(bus, Settings(shard_count=32))
+
+
+async def test_without_sharding_there_is_one_shard() -> None:
+    world = MemoryWorld.on_wall_clock()
+    settings = Settings(sharding_enabled=False)
+    assert (await shard_map.agree(world.connect("a"), settings)).shard_count == 1
+    with pytest.raises(BadConfig, match="SHARD_COUNT is 16 here, but 1 in"):
+        await shard_map.agree(world.connect("b"), Settings())
+
+
+async def test_a_combination_that_makes_hot_shards_is_warned_of() -> None:
+    with structlog.testing.capture_logs() as logged:
+        for key, distribution in (("priority", "range"), ("hash", "range")):
+            world = MemoryWorld.on_wall_clock()
+            settings = Settings(shard_key=key, shard_distribution=distribution)
+            await shard_map.agree(world.connect("a"), settings)
+    (line,) = [line for line in logged if line["event"] == "hot shards"]
+    assert line["log_level"] == "warning"
+    assert "SHARD_KEY=priority with SHARD_DISTRIBUTION=range" in line["why"]
 
 
 class LaggingBus:

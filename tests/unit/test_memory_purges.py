@@ -301,3 +301,17 @@ def test_a_fraction_that_cannot_be() -> None:
         await asyncio.sleep(0)
 
     sim(scenario)
+
+
+def test_a_server_that_is_behind_knows_of_no_late_records_but_those_it_must() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        bus = world.connect("a")
+        await bus.create_records("done", 0)
+        numbers = [await bus.put_record("done", key, b"x", 1) for key in ("k", "other", "k")]
+        world.faults = Faults(read_lag=1, lag_max=1)
+        assert await bus.get_records("done", "k") == [b"x"]
+        assert await bus.get_records("done", "k", numbers[1]) == [b"x"]
+        assert await bus.get_records("done", "k", numbers[2]) == [b"x", b"x"]
+        assert world.records("done")["k"] == [b"x", b"x"]
+
+    sim(scenario)

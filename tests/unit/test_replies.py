@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from swarm.testing.replies import ReplyLog, Told, check_replies, readings
-from tests.actors.cluster import Cluster, on_cluster
+from tests.actors.cluster import Cluster, on_cluster, until
 
 
 class Story:
@@ -130,6 +130,7 @@ def test_it_records_what_goes_through_a_bus() -> None:
         reply = await bus.request("swarm.shard.0.stats.lisa", b"{}", 2.0)
         assert reply.data, "what is not recorded works as well"
         # The wildcard above hears the request's answer as well.
+        await until(lambda: sum(one.reply and "-" not in one.inbox for one in bus.told) == 2)
         told = [(one.inbox, one.reply) for one in bus.told if "-" not in one.inbox]
         assert sorted(told) == [
             ("_INBOX.lisa.1", False),

@@ -8,6 +8,7 @@ its previous an entry which cannot be read, which means that acknowledged work i
 from __future__ import annotations
 
 from swarm.core.audit.findings import Findings
+from swarm.core.envelope import WAY_OUT
 from swarm.messages import LogEntry, Opened
 
 
@@ -53,7 +54,7 @@ class Chain:
             self._findings.add(
                 "chain",
                 f"it follows entry {entry.previous}, which is damaged beyond recognition: the "
-                "shard stays closed; restore that entry from a replica or backup",
+                f"shard stays closed; {WAY_OUT}",
             )
         else:
             self._findings.add("foreign", f"no link of the chain, every reader skips it: {why}")

@@ -151,7 +151,9 @@ class Ledger:
         self._findings.add("event", why, number)
 
     def _submitted(self, event: Submitted, seq: int, entry: LogEntry) -> None:
-        self._remember(event.command_id, seq, entry)
+        # What has moved here by another shard map comes after the rest, which is named again.
+        more = entry.map_version > 1 and bool(event.known)
+        self._remember(event.command_id, seq, entry, more)
         if self.complete and event.first != self.next_number:
             what = f"items are numbered from {event.first}, the next number is {self.next_number}"
             self._findings.add("event", what, event.first)
@@ -294,10 +296,10 @@ class Ledger:
 
     # --- steps --------------------------------------------------------------------------
 
-    def _remember(self, command_id: str, seq: int, entry: LogEntry) -> None:
+    def _remember(self, command_id: str, seq: int, entry: LogEntry, more: bool = False) -> None:
         if not command_id:
             return
-        if self._commands.first_at(command_id, entry.now) is not None:
+        if not more and self._commands.first_at(command_id, entry.now) is not None:
             self._findings.add("repeated", f"command {command_id} is carried out once more")
         self._commands.state([command_id], entry.now, seq)
 

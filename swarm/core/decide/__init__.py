@@ -8,13 +8,14 @@ may leave the owner before the batch is durable; that is the shard worker's part
 
 from __future__ import annotations
 
-from swarm.core.decide.batch import CLOCK_AHEAD_MAX_S, Batch
+from swarm.core.decide.batch import Batch
 from swarm.core.decide.claiming import assignment, claim, take
 from swarm.core.decide.control import item_control
 from swarm.core.decide.edges import edge
 from swarm.core.decide.holding import VERB, item_command, renew
-from swarm.core.decide.submitting import submit
+from swarm.core.decide.submitting import known, submit
 from swarm.core.decide.timely import TakenBack, due, give_up, may_archive
+from swarm.core.ids import CLOCK_AHEAD_MAX_S
 
 __all__ = [
     "CLOCK_AHEAD_MAX_S",
@@ -28,6 +29,7 @@ __all__ = [
     "give_up",
     "item_command",
     "item_control",
+    "known",
     "may_archive",
     "renew",
     "submit",

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from swarm.core.envelope import FORMAT
-from swarm.core.ids import is_uuid7, uuid7_ms
+from swarm.core.ids import CLOCK_AHEAD_MAX_S, is_uuid7, uuid7_ms
 from swarm.core.shard import Shard
 from swarm.errors import Refusal
 from swarm.messages import EVENTS_OF_1, Accepted, Event, Taken
-
-#: A command id may be this far ahead of the owner's clock: more would move the
-#: horizon of the dedupe window so far that everybody's retries look too old.
-CLOCK_AHEAD_MAX_S = 300.0
 
 Known = TypeVar("Known", Accepted, Taken)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from swarm.core.checks import read_item, stored_bytes, too_large
 from swarm.core.decide.batch import Batch, repeated
@@ -13,6 +13,7 @@ from swarm.messages import (
     NULL,
     Accepted,
     ErrorBody,
+    KnownReply,
     NewItem,
     ShardSubmit,
     SubmitReply,
@@ -29,15 +30,13 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     """Accept a batch's part for this shard."""
     _check_indexes(command)
     done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
+    wanted = set(command.indexes)
     if done is not None:
-        return _submit_reply(shard, command, done)
-    if command.map_version != out.map_version:
-        raise Refusal(
-            "stale_map",
-            f"placed by shard map {command.map_version}, this shard has adopted "
-            f"{out.map_version}; send it again",
-            retry=True,
-        )
+        # What has moved here by a change of the map was not here when the rest was accepted.
+        wanted = set(command.moved) - {index for index, _ in done.numbers}
+        if not wanted:
+            return _submit_reply(shard, command, done)
+    _check_map(command, out)
     if out.full:
         raise Refusal(
             "storage_full",
@@ -51,6 +50,8 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     clashes: list[int] = []
     in_batch: dict[str, int] = {}
     for index, raw in zip(command.indexes, command.items, strict=True):
+        if index not in wanted:
+            continue
         spec = _admitted(shard, raw)
         key = spec.idempotency_key
         keyed = shard.keys.get(key) if key else None
@@ -65,13 +66,52 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
             in_batch[key] = shard.next_number + len(fresh)
         fresh.append(raw)
         indexes.append(index)
-    if indexes == list(range(len(fresh))):
+    if done is not None:
+        # One answer to all of the command: the earlier part is known by now.
+        known += done.numbers
+        clashes += done.clashes
+    elif indexes == list(range(len(fresh))):
         indexes = []
     first = shard.next_number
     out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
     return _submit_reply(shard, command, accepted)
+
+
+def known(shard: Shard, command: ShardSubmit, out: Batch) -> KnownReply:
+    """Which items of the command this shard has, that would go to another one by now.
+
+    Asked before another shard accepts what was this one's by an earlier map.  From here on
+    the earlier map is no more here, so what is not known now never will be.
+    """
+    _check_indexes(command)
+    _check_map(command, out)
+    done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
+    numbers = dict(done.numbers) if done is not None else {}
+    clashes = list(done.clashes) if done is not None else []
+    for index, raw in zip(command.indexes, command.items, strict=True):
+        keyed = shard.keys.get(read_item(raw).idempotency_key)
+        if keyed is not None and index not in numbers:
+            numbers[index] = keyed.number
+            if _differs(shard, keyed.number, raw):
+                clashes.append(index)
+    pairs = zip(command.indexes, command.items, strict=True)
+    had = {index: raw for index, raw in pairs if index in numbers}
+    assert len(had) <= len(command.indexes), "of those that were asked for"
+    part = structs.replace(command, indexes=list(had), items=list(had.values()))
+    found = Accepted(0, 0, [], [(index, numbers[index]) for index in had], clashes)
+    return KnownReply(_submit_reply(shard, part, found).results, out.now)
+
+
+def _check_map(command: ShardSubmit, out: Batch) -> None:
+    if command.map_version != out.map_version:
+        raise Refusal(
+            "stale_map",
+            f"placed by shard map {command.map_version}, this shard has adopted "
+            f"{out.map_version}; send it again",
+            retry=True,
+        )
 
 
 def _check_indexes(command: ShardSubmit) -> None:

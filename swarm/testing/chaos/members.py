@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 AGAIN_S = 1.0
 #: One that does not stop in order within this time is killed.
 STOP_S = 20.0
+#: So young, a process may not listen to SIGTERM yet: the signal itself ends it, which is as good.
+YOUNG_S = 5.0
 
 
 class Member:
@@ -45,8 +48,9 @@ class Member:
         self._watch: asyncio.Task[None] | None = None
         #: Whether its end is our doing.
         self._ending = False
-        #: How often it was started.
+        #: How often it was started, and when it was at last (monotonic).
         self.starts = 0
+        self._started_at = 0.0
 
     @property
     def log_path(self) -> Path:
@@ -80,6 +84,7 @@ class Member:
             )
         self._ending = False
         self.starts += 1
+        self._started_at = time.monotonic()
         self._watch = asyncio.create_task(self._look_after(process), name=f"watch {self.name}")
 
     async def kill(self) -> None:
@@ -94,6 +99,7 @@ class Member:
         process = self._process
         if process is None or not self.running:
             return
+        young = time.monotonic() - self._started_at < YOUNG_S
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
@@ -102,7 +108,7 @@ class Member:
             self._on_surprise(f"{self.name} did not end within {grace_s:.0f} s of SIGTERM")
             await self.kill()
             return
-        if process.returncode:
+        if process.returncode and not (young and process.returncode == -signal.SIGTERM):
             self._on_surprise(f"{self.name} ended badly after SIGTERM: {self._last(process)}")
 
     def pause(self) -> None:

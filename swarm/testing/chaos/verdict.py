@@ -143,7 +143,8 @@ def _check_ends(history: History, testimony: Told, verdict: Verdict) -> None:
 def _check_order(history: History, verdict: Verdict) -> None:
     """Nothing is claimed before its time has come and what it depends on has ended."""
     for name, life in history.items.items():
-        first = life.holds[0].time if life.holds else None
+        # Where stamps are not known: the latest that this, and the earliest that others can be.
+        first = max(life.holds[0].time, life.holds[0].latest) if life.holds else None
         for other, told in life.depends.items():
             before = history.items.get(other)
             ended = before.ended if before is not None else None

@@ -31,7 +31,8 @@ class Client:
         """Until everything is submitted and every answer is there, or given up."""
         acting = self.hooks.acting
         weights = [mechanism.weight for mechanism in acting]
-        pause_s = self.scene.plan.faults_s * sum(weights) / (self.scene.plan.items * 10.0)
+        # However many mechanisms there are, most is submitted while things go wrong.
+        pause_s = 10.0 * self.scene.plan.faults_s / (self.scene.plan.items * sum(weights))
         while self.left > 0:
             (mechanism,) = self.rng.choices(acting, weights)
             await mechanism.act(self)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from msgspec import Struct
 
+from swarm.messages import ClusterEvent
 from swarm.sdk.context import Context
 from swarm.testing.sim.mishaps import Mishap
 from swarm.testing.sim.processes import Processes, Role
@@ -87,6 +88,9 @@ class Mechanism:
     def on_append(self, log: str, node: str) -> None:
         """A process begins to append to a log, perhaps in vain."""
 
+    def on_cluster(self, event: ClusterEvent, node: str) -> None:
+        """An event of the cluster log, written by `node`, is durable."""
+
     def on_coordinator(self, said: Said) -> None:
         """A coordinator says something."""
 
@@ -140,6 +144,7 @@ class Hooks:
         self.describe = self._all(Mechanism.describe)
         self.event = self._all(Mechanism.on_event)
         self.append = self._all(Mechanism.on_append)
+        self.cluster = self._all(Mechanism.on_cluster)
         self.arrive = self._all(Mechanism.on_arrive)
         self.deliver = self._all(Mechanism.on_deliver)
         self.start = self._all(Mechanism.on_start)

@@ -8,7 +8,7 @@ from typing import Any
 
 from swarm.actors.opening import shard_rules_of
 from swarm.bus.memory import MemoryWorld
-from swarm.messages import ShardMap
+from swarm.messages import ClusterEvent, ShardMap
 from swarm.subjects import Subjects
 from swarm.testing.sim.clocks import Clocks
 from swarm.testing.sim.logbook import listen
@@ -76,7 +76,13 @@ class SimSwarm:
             clock=self._loop.time,
             clocks=Clocks(world.time, Random(rng.random())),
             verdict=self.verdict,
-            truth=Truth(rules, self.verdict, self._loop.time, self._on_event),
+            truth=Truth(
+                rules,
+                self.verdict,
+                self._loop.time,
+                self._on_event,
+                self._on_cluster,
+            ),
             rng=rng,
         )
 
@@ -92,6 +98,9 @@ class SimSwarm:
 
     def _on_event(self, folded: Folded) -> None:
         self._hooks.event(folded)
+
+    def _on_cluster(self, event: ClusterEvent, node: str) -> None:
+        self._hooks.cluster(event, node)
 
     def _on_error(self, event: str, values: dict[str, Any]) -> None:
         """An actor logs an error."""

@@ -12,10 +12,20 @@ import msgspec
 from msgspec import Struct
 
 from swarm.bus.base import Entry
-from swarm.core.envelope import Link, LogPosition, decode_entry
+from swarm.core.cluster import Cluster
+from swarm.core.envelope import CLUSTER_LOG, Link, LogPosition, decode_as, decode_entry
 from swarm.core.shard import Shard, ShardRules
 from swarm.core.work import make_token
-from swarm.messages import ENDED, Claimed, Event, Hold, LogEntry, Opened, Submitted
+from swarm.messages import (
+    ENDED,
+    Claimed,
+    ClusterEvent,
+    Event,
+    Hold,
+    LogEntry,
+    Opened,
+    Submitted,
+)
 from swarm.subjects import item_id, parse_item_id
 from swarm.testing.sim.verdict import Verdict
 
@@ -83,7 +93,8 @@ def numbers_of(event: Event) -> list[int]:
 
 
 class Truth:
-    """See the module's docstring.  `clock` is the loop's; `tell` hears of every event."""
+    """See the module's docstring.  `clock` is the loop's; `tell` hears of every event,
+    `tell_cluster` of those of the cluster log and who wrote them."""
 
     def __init__(
         self,
@@ -91,11 +102,16 @@ class Truth:
         verdict: Verdict,
         clock: Callable[[], float],
         tell: Callable[[Folded], None],
+        tell_cluster: Callable[[ClusterEvent, str], None],
     ) -> None:
         self._rules = rules
         self._verdict = verdict
         self._clock = clock
         self._tell = tell
+        self._tell_cluster = tell_cluster
+        #: The reference state of the cluster log, and how far it goes.
+        self.cluster = Cluster()
+        self.cluster_at = LogPosition("cluster")
         self.shards: dict[int, Shard] = {}
         self.positions: dict[int, LogPosition] = {}
         #: By item id.
@@ -128,7 +144,11 @@ class Truth:
 
     def on_append(self, log: str, entry: Entry, node: str) -> None:
         """An entry was stored."""
-        number = int(log.rsplit(".", 1)[1])
+        last = log.rsplit(".", 1)[1]
+        if last == "cluster":
+            self._on_cluster(log, entry, node)
+            return
+        number = int(last)
         shard = self.shards.setdefault(number, Shard(number, self._rules))
         position = self.positions.setdefault(number, LogPosition(log))
         decoded = decode_entry(log, entry.seq, entry.data)
@@ -145,6 +165,21 @@ class Truth:
             self._verdict.saw(type(event).__name__)
             self._tell(folded)
         shard.validate()
+
+    def _on_cluster(self, log: str, entry: Entry, node: str) -> None:
+        """An entry of the cluster log was stored."""
+        cluster = self.cluster
+        decoded = decode_as(CLUSTER_LOG, log, entry.seq, entry.data)
+        link = self.cluster_at.advance(entry.seq, decoded)
+        if decoded is None:
+            return
+        if link is not Link.OURS:
+            self._verdict.broken(f"[3] entry {entry.seq} of {log}, by {node}, passed the fence")
+        cluster.seq = entry.seq
+        for event in decoded.events:
+            cluster.apply(event, decoded.now, decoded.owner)
+            self._verdict.saw(f"cluster {type(event).__name__}")
+            self._tell_cluster(event, node)
 
     # --- folding ---------------------------------------------------------------------
 

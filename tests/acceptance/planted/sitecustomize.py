@@ -19,7 +19,7 @@ def answers_without_append() -> None:
 
     append = FencedLog.append
 
-    async def lazy(self: FencedLog, events: list[Any], now: float, format_: int = 2) -> int:
+    async def lazy(self: FencedLog, events: Any, now: float, format_: int = 2) -> int:
         return await append(self, events, now, format_) if events else self.position.at
 
     FencedLog.append = lazy  # type: ignore[method-assign]

@@ -116,6 +116,18 @@ async def test_a_bad_end_is_a_surprise(theatre: Theatre) -> None:
     assert surprise.startswith("member-0 ended badly after SIGTERM: exit code 4")
 
 
+@pytest.mark.parametrize(("young_s", "surprises"), [(60.0, 0), (0.0, 1)])
+async def test_only_who_is_young_may_be_ended_by_the_signal_itself(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch, young_s: float, surprises: int
+) -> None:
+    monkeypatch.setattr(members, "YOUNG_S", young_s)
+    member = await theatre.start(SLEEPS)
+    await until(lambda: said(member), "it runs")
+    await member.end()
+    assert not member.running
+    assert len(theatre.surprises) == surprises
+
+
 async def test_who_does_not_end_is_killed_and_that_is_a_surprise(theatre: Theatre) -> None:
     member = await theatre.start(DEAF)
     await until(lambda: said(member), "it runs")

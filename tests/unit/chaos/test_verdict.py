@@ -183,6 +183,14 @@ def test_claims_of_delayed_items_before_their_time_are_found(history: History) -
         assert judge([], Acks({}, {}), history, by_kind([])).too_early == count
 
 
+def test_a_claim_whose_stamp_is_not_known_may_have_been_in_time(history: History) -> None:
+    spec = {"work_type": "chaos", "payload": Task(ME, 1, 1.0), "not_before": 11.5}
+    history.items["0-1"].item = Raw(msgspec.json.encode(spec))
+    for latest, count in ((11.4, 1), (11.6, 0)):
+        history.items["0-1"].holds[0].latest = latest
+        assert judge([], Acks({}, {}), history, by_kind([])).too_early == count
+
+
 def test_a_cancellation_that_was_told_and_is_not_in_the_log_is_found(history: History) -> None:
     assert counts(verdict(history, Unwanted("0-1", "cancelled", 12.0))) == {"wrong": 1}
     assert counts(verdict(history, Unwanted("0-1", "claimed", 12.0))) == {}

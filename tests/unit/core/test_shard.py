@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from swarm.core.life import LIFE
 from swarm.core.shard import Shard, ShardRules
@@ -88,7 +88,7 @@ def busy() -> Desk:
         (Progressed(4, 1.0), "only a held item"),
         (Progressed(1, 1.0), "only a held item"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if isinstance(value, Struct) else repr(value),
 )
 def test_an_event_that_breaks_a_rule_is_found_when_folded(event: Event, rule: str) -> None:
     desk = busy()

@@ -11,10 +11,12 @@ from swarm.testing.sim.mechanisms.following import Following
 from swarm.testing.sim.mechanisms.handing import Handing
 from swarm.testing.sim.mechanisms.holding import Holding
 from swarm.testing.sim.mechanisms.keeping import Keeping
+from swarm.testing.sim.mechanisms.leading import Leading
 from swarm.testing.sim.mechanisms.leasing import Leasing
 from swarm.testing.sim.mechanisms.prioritizing import Prioritizing
 from swarm.testing.sim.mechanisms.reading import Reading
 from swarm.testing.sim.mechanisms.repeating import Repeating
+from swarm.testing.sim.mechanisms.resizing import Resizing
 from swarm.testing.sim.mechanisms.resting import Resting
 from swarm.testing.sim.mechanisms.slots import Slots
 from swarm.testing.sim.mechanisms.submitting import Submitting
@@ -37,4 +39,6 @@ MECHANISMS: tuple[type[Mechanism], ...] = (
     Handing,
     Slots,
     Resting,
+    Leading,
+    Resizing,
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 
+from swarm.actors.opening import ShardReader
 from swarm.bus.log import LogReader
 from swarm.core.shard import Shard
 from swarm.errors import BusError
@@ -30,21 +32,22 @@ class Following(Mechanism):
     async def _follow(self, name: str, _leave: asyncio.Event) -> None:
         scene = self.scene
         rng, bus = scene.new_rng(), scene.world.connect(name)
-        readers = [
-            LogReader(bus, scene.subjects.log(number), number, scene.rules)
-            for number in range(scene.settings.shard_count)
-        ]
+        readers: dict[int, ShardReader] = {}
         while True:
-            for number, reader in enumerate(readers):
+            # Shards may be added.
+            for number in sorted(scene.truth.shards.keys() - readers.keys()):
+                begin = partial(Shard, number, scene.rules)
+                readers[number] = LogReader(bus, scene.subjects.log(number), begin)
+            for number, reader in readers.items():
                 with contextlib.suppress(BusError):  # the next round reads on
                     await reader.catch_up()
                 self._check(number, reader)
             await asyncio.sleep(0.7 if scene.calm else rng.choice((0.1, 0.7, 3.0)))
 
-    def _check(self, number: int, reader: LogReader) -> None:
+    def _check(self, number: int, reader: ShardReader) -> None:
         truth, at = self.scene.truth, reader.position.at
         if at != self._at.get(number) and at == truth.last_seqs().get(number, 0):
-            self._same(truth.shard(number), reader.shard)
+            self._same(truth.shard(number), reader.state)
         self._at[number] = at
 
     def _same(self, true: Shard, read: Shard) -> None:

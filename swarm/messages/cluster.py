@@ -1,0 +1,189 @@
+"""What holds for the whole swarm: the cluster log, and what operators ask of its leader."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Raw, Struct
+
+from swarm.messages.basics import NULL
+from swarm.messages.log import Envelope, Opened
+
+
+class ShardMap(Struct, omit_defaults=True, frozen=True):
+    """How items find their shard; a copy is under the key ``map`` of the shared state."""
+
+    version: int
+    shard_count: int
+    shard_key: str
+    shard_distribution: str
+    #: Coordinators among which shards are placed.
+    coordinators: list[str]
+    #: Shards each for items that a rule sends to a coordinator, by coordinator.
+    pins: dict[str, list[int]] = {}
+    #: New items go to the shards below it, the others only end what they have; 0: to all.
+    accepts: int = 0
+    #: How many shards the swarm began with; 0: as many as it has.
+    began_with: int = 0
+    #: Maps that held before, the latest last, as long as what was placed by them may be sent
+    #: again.
+    earlier: list[EarlierMap] = []
+
+
+class EarlierMap(Struct, omit_defaults=True, frozen=True):
+    """What differs in a shard map that held until `until`."""
+
+    until: float
+    version: int
+    shard_count: int
+    accepts: int = 0
+    pins: dict[str, list[int]] = {}
+
+
+class RoutingRules(Struct, omit_defaults=True, frozen=True):
+    """Which coordinators take what; a copy is under the key ``rules`` of the shared state.
+
+    Version 0: nobody has set any, and each router acts by its settings.
+    """
+
+    version: int
+    #: Lines ``work_type -> coordinator[:port]``.
+    text: str = ""
+    #: Who set them, and when.
+    by: str = ""
+    at: float = 0.0
+
+
+#: Where two may disagree.
+ConflictKind = Literal["rules", "opening", "idempotency", "settings", "regions"]
+
+
+class Conflict(Struct, omit_defaults=True, frozen=True):
+    """Two that disagreed: what was kept, and what was not."""
+
+    kind: ConflictKind
+    #: What they disagreed about.
+    about: str
+    #: Both sides, as they were.
+    kept: str
+    dropped: str
+    #: What picked between them: ``log`` (the log had decided), or a `CONFLICT_RESOLUTION`.
+    policy: str = "log"
+    #: Who told of it, and when.
+    by: str = ""
+    at: float = 0.0
+
+
+# --- the cluster log ------------------------------------------------------------------------
+
+
+class MapChanged(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="map"):
+    """From here on this shard map holds."""
+
+    map: ShardMap
+
+
+class RulesSet(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="rules"):
+    """From here on these routing rules hold."""
+
+    rules: RoutingRules
+
+
+class ConflictNoted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="conflict"):
+    """Two have disagreed."""
+
+    conflict: Conflict
+
+
+class Controlled(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="controlled"):
+    """A control command was accepted, with the events beside it; it was answered `reply`."""
+
+    command_id: str
+    verb: str
+    by: str
+    #: A `ControlReply`.
+    reply: Raw = NULL
+
+
+class Stated(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="stated"):
+    """All that the cluster log says up to here: what came before is not needed."""
+
+    map: ShardMap | None = None
+    rules: RoutingRules = RoutingRules(0)
+    #: The latest ones, and how many there ever were by kind.
+    conflicts: list[Conflict] = []
+    conflict_counts: dict[str, int] = {}
+    #: Commands whose answer is remembered, oldest first: when each was accepted.
+    commands: list[tuple[float, Controlled]] = []
+    #: The newest command that was forgotten, milliseconds since the epoch by its id.
+    horizon: int = -1
+
+
+ClusterEvent = Opened | MapChanged | RulesSet | ConflictNoted | Controlled | Stated
+
+
+class ClusterEntry(Envelope, frozen=True):
+    """One batch of the cluster log."""
+
+    events: list[ClusterEvent]
+
+
+# --- what operators ask -----------------------------------------------------------------------
+
+
+class SetRules(Struct, omit_defaults=True):
+    """``<p>.control.rules.<sender>``: set the routing rules, all of them."""
+
+    #: Lines ``work_type -> coordinator[:port]``; empty: none.
+    text: str
+    command_id: str = ""
+    #: The version that the sender has read and edited; refused if there is a newer one.
+    #: 0: whatever there is.
+    based_on: int = 0
+    #: How often this command was sent before.
+    retry: int = 0
+
+
+class TellConflict(Struct, omit_defaults=True):
+    """``<p>.control.conflict.<sender>``: keep this with the swarm's conflicts."""
+
+    conflict: Conflict
+    command_id: str = ""
+    retry: int = 0
+
+
+class Resize(Struct, omit_defaults=True):
+    """``<p>.control.resize.<sender>``: spread new items over so many shards from here on.
+
+    More than there are: new ones are opened.  Fewer: the last ones take nothing new, and
+    stay until nobody wants to know of their items any more.
+    """
+
+    shard_count: int
+    command_id: str = ""
+    retry: int = 0
+
+
+class ControlReply(Struct, omit_defaults=True):
+    """Answer to a control command: it is in the cluster log, and carried out from here on."""
+
+    command_id: str
+    #: Of the shard map and of the routing rules that hold with it.
+    map_version: int = 0
+    rules_version: int = 0
+
+
+class Look(Struct, omit_defaults=True):
+    """``<p>.control.look.<sender>``: what the cluster log says."""
+
+
+class ClusterView(Struct, omit_defaults=True):
+    """Answer to `Look`, true as of entry `as_of`."""
+
+    leader: str
+    epoch: int
+    as_of: int
+    map: ShardMap
+    rules: RoutingRules
+    conflicts: list[Conflict] = []
+    conflict_counts: dict[str, int] = {}
