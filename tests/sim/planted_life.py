@@ -16,7 +16,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request
 from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.surroundings import Surroundings
-from swarm.bus.log import LogReader
+from swarm.bus.log import FencedLog
 from swarm.core import life, upkeep
 from swarm.core import shard as shard_module
 from swarm.core.decide import control, holding, timely
@@ -109,24 +109,24 @@ def standby_opens_unread(patch: Patch) -> None:
     # It seldom looks, so that there are some.
     patch.setattr(standby, "LOOK_FIRST_S", 5.0)
     patch.setattr(standby, "LOOK_LONGEST_S", 5.0)
-    original = opening._open
+    original = opening.Opening._open
 
-    async def open_(around: Surroundings, *arguments: Any) -> ShardWorker:
-        reader: LogReader = arguments[3]
+    async def open_(self: opening.Opening[Any], known: str | None) -> FencedLog:
+        reader = self._reader
         if not reader.position.incarnation:
-            return await original(around, *arguments)
+            return await original(self, known)
 
         async def catch_up(up_to: int = 0) -> None:
-            info = await around.bus.log_info(reader.position.log)
+            info = await self._around.bus.log_info(reader.position.log)
             reader.position.at = max(info.last_seq, reader.position.at)
 
         vars(reader)["catch_up"] = catch_up
         try:
-            return await original(around, *arguments)
+            return await original(self, known)
         finally:
             del vars(reader)["catch_up"]
 
-    patch.setattr(opening, "_open", open_)
+    patch.setattr(opening.Opening, "_open", open_)
 
 
 def owner_decides_on_after_a_handoff(patch: Patch) -> None:

@@ -38,9 +38,11 @@ from swarm.testing.sim.processes import Role
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded, numbers_of
 
-#: One of so many items takes long, half to all of `LONG_S`, unless its handler is stopped.
-LONG_ONE_OF = 10
-LONG_S = 8.0
+#: One of so many items takes long at its first attempt, unless its handler is stopped; there
+#: are not more of them than two slots can do while everything must come to its end.
+LONG_ONE_OF = 8
+LONG_MAX = 5
+LONG_S = (4.0, 7.0)
 GRACES_S = (0.0, 0.3, 0.3, 1.0, 4.0)
 #: A handler that is asked to stop may take so much of its grace time.
 MORE_THAN_GRACE = 1.5
@@ -104,16 +106,16 @@ class Cancelling(Mechanism):
 
     def describe(self, item: dict[str, Any], client: Client) -> None:
         """Some take long."""
-        if client.rng.randrange(LONG_ONE_OF) == 0:
+        if client.rng.randrange(LONG_ONE_OF) == 0 and len(self._long) < LONG_MAX:
             item["payload"]["long"] = True
             self._long[item["payload"]["logical"]] = None
 
     async def work(self, context: Context, rng: Random) -> None:
         """One that takes long; told to stop, it may finish quickly instead."""
-        if not context.payload.get("long"):
+        if not context.payload.get("long") or context.attempt > 1:
             return
         try:
-            await asyncio.sleep(LONG_S * (0.5 + 0.5 * rng.random()))
+            await asyncio.sleep(rng.uniform(*LONG_S))
         except asyncio.CancelledError:
             if context.grace_s == 0 or rng.random() < 0.4:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swarm.messages import Submitted
 from swarm.testing.sim.mechanism import Mechanism
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
@@ -12,14 +13,19 @@ class Repeating(Mechanism):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        #: What each command has done, by shard and command id.
-        self._done: dict[tuple[int, str], object] = {}
+        #: What each command has done, by shard, command id and, of a batch, index.
+        self._done: dict[tuple[int, str, int], object] = {}
 
     def on_event(self, folded: Folded) -> None:
-        """No command comes twice."""
-        command_id: str = getattr(folded.event, "command_id", "")
+        """No command comes twice, nor any part of a batch (which may come in parts)."""
+        event = folded.event
+        command_id: str = getattr(event, "command_id", "")
         if not command_id:
             return
-        first = self._done.setdefault((folded.shard, command_id), folded.event)
-        if first is not folded.event:
-            self.scene.verdict.broken(f"[7] carried out twice: {first}, then {folded.event}")
+        parts = [0]
+        if isinstance(event, Submitted):
+            parts = event.indexes or list(range(len(event.items)))
+        for part in parts:
+            first = self._done.setdefault((folded.shard, command_id, part), event)
+            if first is not event:
+                self.scene.verdict.broken(f"[7] carried out twice: {first}, then {event}")
