@@ -87,3 +87,24 @@ def rss_bytes(pid: int) -> int:
     if not statm.exists():
         return 0
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def own_pid() -> int:
+    """This process."""
+    return os.getpid()
+
+
+def pids() -> list[int]:
+    """All processes; [] where there is no /proc."""
+    proc = Path("/proc")
+    return (
+        [int(path.name) for path in proc.iterdir() if path.name.isdigit()] if proc.exists() else []
+    )
+
+
+def group_of(pid: int) -> int:
+    """A process's group; 0 once it has ended."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0

@@ -9,11 +9,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from bench.child import Failed
 from swarm.sdk.client import Swarm
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Of the environment, what nodes get; settings come from nobody but the benchmark.
 KEPT = ("PATH", "HOME", "LANG", "SWARM_NATS_SERVER")
+
+
+LOG_LINES = 15
 
 
 class Nodes:
@@ -67,9 +71,18 @@ class Nodes:
         for name in list(self._nodes):
             await self.kill(name)
 
-    def connect(self) -> AbstractAsyncContextManager[Swarm]:
+    async def pause(self, seconds: float) -> None:
+        """Sleep, and raise `Failed` if a node has ended meanwhile."""
+        await asyncio.sleep(seconds)
+        for name, node in self._nodes.items():
+            if node.returncode is not None:
+                log = (self._logs / f"{name}.log").read_text("utf-8").splitlines()[-LOG_LINES:]
+                said = "\n  ".join(log)
+                raise Failed(f"{name} has ended with exit code {node.returncode}:\n  {said}")
+
+    def connect(self, prefix: str = "swarm") -> AbstractAsyncContextManager[Swarm]:
         """A client."""
-        return Swarm.connect(self._url)
+        return Swarm.connect(self._url, prefix=prefix)
 
 
 @asynccontextmanager

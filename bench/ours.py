@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 from msgspec import Raw, Struct
@@ -38,6 +39,7 @@ from swarm.hosting.logs import configure_logs
 from swarm.hosting.node import Node, NodePlan
 from swarm.messages import (
     STATUSES,
+    Assignment,
     Attach,
     Complete,
     Control,
@@ -58,6 +60,8 @@ CLIENT = "bench"
 TICK_S = 0.05
 #: An outcome or a batch without an answer for this long is sent again.
 RESEND_S = 1.0
+#: Between two looks at whether another batch may be sent.
+PACE_S = 0.005
 READY_S = 20.0
 LOOK_S = 0.02
 
@@ -152,6 +156,15 @@ async def load(job: Job) -> None:
 
 async def _check(client: Client, job: Job) -> dict[str, int]:
     """Ask every shard; what was submitted must be where it belongs, and nothing else."""
+    found = await count(client, job)
+    completed = job.items if job.agents else 0
+    wanted = dict.fromkeys(found, 0)
+    wanted |= {"submitted": job.items, "completed": completed, "queued": job.items - completed}
+    return check(wanted, found)
+
+
+async def count(client: Client, job: Job) -> dict[str, int]:
+    """What all shards together say of themselves."""
     subjects = Subjects(job.prefix)
     found: dict[str, int] = dict.fromkeys(("submitted", *STATUSES), 0)
     found |= {"conservation": 0, "foreign": 0, "refused": 0}
@@ -167,10 +180,7 @@ async def _check(client: Client, job: Job) -> dict[str, int]:
         found["conservation"] += abs(stats.conservation)
         found["foreign"] += stats.foreign
         found["refused"] += sum(stats.refused.values())
-    completed = job.items if job.agents else 0
-    wanted = dict.fromkeys(found, 0)
-    wanted |= {"submitted": job.items, "completed": completed, "queued": job.items - completed}
-    return check(wanted, found)
+    return found
 
 
 class _Batch:
@@ -196,7 +206,9 @@ class Submitting:
         ids: Ids,
         meter: Meter | None,
         items: Sequence[bytes] = ITEMS,
+        pace: Callable[[], int] | None = None,
     ) -> None:
+        """`items`: of every request.  `pace`: how many requests may have been sent by now."""
         if job.items % BATCH:
             raise Failed(f"{job.items} items are no whole number of batches of {BATCH}")
         self._client = client
@@ -208,6 +220,7 @@ class Submitting:
         self._reply = f"_INBOX.{CLIENT}.submit"
         assert len(items) == BATCH, "every request holds the same items"
         self._items = [Raw(item) for item in items]
+        self._pace = pace
         self._under_way: dict[str, _Batch] = {}
         #: Requests that were sent again.
         self.resent = 0
@@ -216,17 +229,18 @@ class Submitting:
         """Return once every item of every batch has its id."""
         inbox = Inbox()
         await inbox.listen(self._client, self._reply)
-        unsent = self._job.items // BATCH
+        wanted, sent = self._job.items // BATCH, 0
         heard_at = self._clock()
-        while unsent or self._under_way:
-            while unsent and len(self._under_way) < BATCHES_IN_FLIGHT:
+        while sent < wanted or self._under_way:
+            allowed = wanted if self._pace is None else min(wanted, self._pace())
+            while sent < allowed and len(self._under_way) < BATCHES_IN_FLIGHT:
                 batch = _Batch(self._ids.new())
                 self._under_way[batch.command_id] = batch
                 await self._send(batch)
-                unsent -= 1
-            messages = await inbox.take(RESEND_S)
+                sent += 1
+            messages = await inbox.take(RESEND_S if self._pace is None else PACE_S)
             now = self._clock()
-            heard_at = now if messages else heard_at
+            heard_at = now if messages or not self._under_way else heard_at
             if now - heard_at > STALLED_S:
                 raise Failed(f"no submission was answered for {STALLED_S:.0f} s")
             for message in messages:
@@ -244,6 +258,8 @@ class Submitting:
 
     def _answer(self, message: Msg) -> None:
         answer = submit_answer.decode(message.data or b'{"error":null}')
+        if answer.error is not None and answer.error.retry:
+            return  # refused for now: it is sent again when its time is over
         if answer.error is not None:
             raise Failed(f"a batch was refused: {answer.error.code}: {answer.error.message}")
         batch = self._under_way.get(answer.command_id)
@@ -251,6 +267,8 @@ class Submitting:
             return  # the answer to a repeated request, or that nobody listens: sent again
         before = batch.missing
         for result in answer.results:
+            if result.error is not None and result.error.retry:
+                continue
             if result.error is not None:
                 raise Failed(f"an item was refused: {result.error.message}")
             if not batch.answered[result.index]:
@@ -299,11 +317,20 @@ class _Agent:
 class Agents:
     """All agents of the load."""
 
-    def __init__(self, client: Client, job: Job, ids: Ids, meter: Meter) -> None:
+    def __init__(
+        self,
+        client: Client,
+        job: Job,
+        ids: Ids,
+        meter: Meter,
+        assigned: Callable[[Assignment], None] = lambda _: None,
+    ) -> None:
+        """`assigned`: told of each assignment when it has been read."""
         self._client = client
         self._job = job
         self._ids = ids
         self._meter = meter
+        self._assigned = assigned
         self._subjects = Subjects(job.prefix)
         self._clock = asyncio.get_running_loop().time
         self._agents = [_Agent(f"agent-{number}") for number in range(job.agents)]
@@ -330,21 +357,39 @@ class Agents:
 
     async def run(self) -> None:
         """Return once every item is completed and that is acknowledged."""
+        await self.attach()
+        async with self.beating():
+            await self.ask()
+            await self.work()
+
+    async def attach(self) -> None:
+        """All of them."""
         await self._work.listen(self._client, self._subjects.agent_work("*", "*"))
         await self._controls.listen(self._client, self._subjects.agent_control("*", "*"))
         await self._attach()
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Meanwhile heartbeats are sent, and outcomes resent."""
         beating = asyncio.create_task(self._tick_forever())
         try:
-            for agent in self._agents:
-                await self._next(agent)
-            while not self._meter.finished:
-                if beating.done():
-                    beating.result()
-                for message in await self._work.take_some():
-                    await self._on_work(self._by_subject[message.subject], message.data)
+            yield
+            if beating.done():
+                beating.result()
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+    async def ask(self) -> None:
+        """All say how many slots they have free."""
+        for agent in self._agents:
+            await self._next(agent)
+
+    async def work(self) -> None:
+        """Complete what is assigned; return once the meter has what it wants."""
+        while not self._meter.finished:
+            for message in await self._work.take_some():
+                await self._on_work(self._by_subject[message.subject], message.data)
 
     async def _attach(self) -> None:
         answers = Inbox()
@@ -355,12 +400,22 @@ class Agents:
             await self._client.publish(self._subjects.attach(agent.name), body, reply=reply)
         waiting = len(by_reply)
         while waiting:
+            again: list[str] = []
             for message in await answers.take_some():
                 answer = _attach_answer.decode(message.data)
+                if answer.error is not None and answer.error.retry:
+                    again.append(message.subject)
+                    continue
                 if answer.error is not None:
                     raise Failed(f"an agent was refused: {answer.error.message}")
                 self._attached(by_reply[message.subject], answer)
                 waiting -= 1
+            if again:
+                # Refused for now, as on a machine too busy for beats: asked once more.
+                await asyncio.sleep(TICK_S)
+            for reply in again:
+                subject = self._subjects.attach(by_reply[reply].name)
+                await self._client.publish(subject, body, reply=reply)
 
     def _attached(self, agent: _Agent, answer: _AttachAnswer) -> None:
         agent.session, agent.coordinator = answer.session, answer.coordinator
@@ -382,6 +437,7 @@ class Agents:
             agent.held[assignment.work_item_id] = assignment.token
             agent.fresh.append((assignment.work_item_id, assignment.token))
             self._given += 1
+            self._assigned(assignment)
         if self._given == self._job.items:
             # No more will come: whoever holds less than he can completes that.
             for other in self._agents:
@@ -393,6 +449,8 @@ class Agents:
     def _acknowledged(self, agent: _Agent, work: Work) -> None:
         done = 0
         for ack in work.acks:
+            if ack.error is not None and ack.error.retry:
+                continue  # refused for now: it is sent again when its time is over
             if agent.unanswered.pop(ack.command_id, None) is None:
                 continue  # answered before: it was sent twice
             if ack.error is not None:

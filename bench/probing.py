@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 import msgspec
@@ -31,12 +32,12 @@ class Prober:
         self._subject = Subjects(prefix).submit(WORK_TYPE, CLIENT)
         self._reply = f"_INBOX.{CLIENT}.probe"
         self._every_s = 1 / rate
-        self._item = msgspec.Raw(item)
+        self._item = item
         self._ids = Ids()
         self._inbox = Inbox()
         self._due: dict[str, float] = {}
         # Finer than the loop's own clock, which tells whole milliseconds on uvloop.
-        self._clock = time.perf_counter
+        self._clock = time.monotonic
         #: Seconds of each that was answered, in the order of the answers.
         self.latencies_s: list[float] = []
 
@@ -44,16 +45,23 @@ class Prober:
         """Listen for answers."""
         await self._inbox.listen(self._client, self._reply)
 
-    async def run(self, stop: asyncio.Event, seconds: float) -> None:
-        """Send for so long, or until `stop` is set; returns when all are answered."""
+    def item(self, due: float) -> bytes:
+        """The item that is due then."""
+        return self._item
+
+    async def run(self, stop: asyncio.Event, seconds: float, number: int = sys.maxsize) -> None:
+        """Send for so long, until `stop` is set or so many are sent; return when all are answered.
+
+        The same prober may run again.
+        """
         started = self._clock()
         sent = 0
         heard_at = started
         while True:
             now = self._clock()
-            if stop.is_set() or now - started > seconds:
+            if stop.is_set() or now - started > seconds or sent == number:
                 break
-            while started + sent * self._every_s <= now:
+            while sent < number and started + sent * self._every_s <= now:
                 await self._send(started + sent * self._every_s)
                 sent += 1
             if await self._hear(min(TICK_S, self._every_s)) or not self._due:
@@ -67,7 +75,7 @@ class Prober:
     async def _send(self, due: float) -> None:
         command_id = self._ids.new()
         self._due[command_id] = due
-        body = _encode(Submit([self._item], command_id))
+        body = _encode(Submit([msgspec.Raw(self.item(due))], command_id))
         await self._client.publish(self._subject, body, reply=self._reply)
 
     async def _hear(self, timeout_s: float) -> bool:

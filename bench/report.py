@@ -1,145 +1,459 @@
-"""Tables for people, and the section of README.md that a run rewrites."""
+"""Tables for people, and the part of README.md that a run rewrites."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from pathlib import Path
 
+from bench import goals, long_runs
 from bench.child import Failed
-from bench.plan import LIMIT_OVER_PLAIN_MIN, SYSTEMS, WORKLOADS, Workload
-from bench.results import PAIRS, Run, Spread, cpu_us
+from bench.peers.plan import BROKERS, PEERS
+from bench.plan import (
+    LIMIT,
+    MATRIX,
+    NO_SYNC,
+    ONE_200,
+    OURS,
+    OURS_16,
+    PLAIN,
+    SERVERS,
+    SYNC,
+    SYSTEMS,
+    System,
+)
+from bench.plots import PLOTS
+from bench.results import (
+    Results,
+    Section,
+    Session,
+    chosen,
+    cpu_us,
+    figure,
+    figures,
+    gate,
+    rate,
+    ratios,
+    spread,
+    verified,
+)
+from bench.tables import of_spread, rounded, table
 
 BEGIN = "<!-- results: written by `make bench` -->"
 END = "<!-- end of results -->"
+TITLES = {
+    "throughput.png": "Items claimed and completed a second, beside the peers",
+    "latency.png": "Milliseconds from submission to the agent, against the rate",
+    "queue.png": "Cost of an item against the length of the queue",
+    "agents.png": "What idle agents cost their coordinator",
+    "shards.png": "Cost of an item against coordinators and shards",
+}
 ROLES = ("system", "load", "nats")
+PAIRS: tuple[tuple[System, System], ...] = (
+    (OURS, LIMIT),
+    (OURS_16, LIMIT),
+    (OURS, PLAIN),
+    (LIMIT, PLAIN),
+)
 
 
-def write_section(readme: Path, run: Run) -> str:
-    """`readme`'s text with the section between the marks replaced."""
-    text = readme.read_text("utf-8")
+def rewrite(source: Path, target: Path, folder: Path, results: Results) -> None:
+    """`source`'s text with the part between the marks replaced goes to `target`.
+
+    `folder`: where the results lie, those of the rehearsal and the soak among them.  Pictures
+    are those in `plots` beside `target`.
+    """
+    parts = [sections(results, target.parent / "plots"), *long_runs.told(folder)]
+    replaced(source, target, "\n\n".join(part for part in parts if part))
+
+
+def show_pictures(readme: Path, plots: Path) -> None:
+    """The pictures that there are, between the marks of a README that shows nothing else."""
+    shown = [picture(name, plots, readme.parent) for name in TITLES]
+    replaced(readme, readme, "\n\n".join(line for line in shown if line))
+
+
+def replaced(source: Path, target: Path, body: str) -> None:
+    """`source`'s text with `body` between the marks goes to `target`; raises `Failed`."""
+    text = source.read_text("utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise Failed(f"{readme.name} lacks the marks {BEGIN} and {END}; put them back")
-    return f"{before}{BEGIN}\n\n{section(run)}\n{END}{after}"
+        raise Failed(f"{source.name} lacks the marks {BEGIN} and {END}; put them back")
+    target.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", "utf-8")
 
 
-def section(run: Run) -> str:
-    """Everything about a run, in Markdown."""
-    machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
-    settings = ", ".join(f"{name} {value}" for name, value in run.settings.items())
-    return "\n".join(
-        [
-            f"Run of {run.started}, {run.took_s:.0f} s, by `{run.command}`.",
-            "",
-            f"Machine: {machine}.",
-            "",
-            f"Settings: {settings}.",
-            "",
-            "Items a second: median of the rounds, [least–most].",
-            "",
-            rates_table(run),
-            "",
-            "Ratios, each of two neighbouring sessions of one round: median, [least–most].",
-            "",
-            ratios_table(run),
-            "",
+def picture(name: str, plots: Path, seen_from: Path) -> str:
+    """A picture in Markdown; "" where it was not drawn."""
+    if not (plots / name).exists():
+        return ""
+    return f"![{TITLES[name]}]({(plots / name).relative_to(seen_from).as_posix()})"
+
+
+def sections(results: Results, plots: Path | None = None) -> str:
+    """Everything that was measured, in Markdown."""
+    parts = [goals_table(results)]
+    for name, write in WRITERS.items():
+        if name in results.sections:
+            parts.append(write(results.sections[name]))
+            if plots is not None:
+                pictures = [file for file, (section, _) in PLOTS.items() if section == name]
+                parts += [picture(file, plots, plots.parent) for file in pictures]
+    return "\n\n".join(part for part in parts if part)
+
+
+def goals_table(results: Results) -> str:
+    """What was to be reached, and what was."""
+    reached = goals.reached(results)
+    if not reached:
+        return ""
+    rows = [["to reach", "wanted", "measured", ""]]
+    rows += [[g.what, g.wanted, g.measured, "reached" if g.met else "**missed**"] for g in reached]
+    return f"### What was to be reached\n\n{table(rows)}"
+
+
+def heading(title: str, section: Section) -> str:
+    """When, where and how."""
+    machine = ", ".join(f"{name} {value}" for name, value in section.machine.items())
+    settings = "; ".join(f"{name}: {value}" for name, value in section.settings.items())
+    probes = sorted(session.probe_ms for session in section.sessions)
+    void = f"\n\n**VOID**: {section.void}." if section.void else ""
+    quick = " A quick run, too small to be judged." if section.quick else ""
+    return (
+        f"### {title}\n\n"
+        f"Measured {section.started}, {section.took_s:.0f} s, {section.rounds} rounds, by "
+        f"`{section.command}`.{quick}{void}\n\n"
+        f"<details><summary>Machine and settings</summary>\n\n"
+        f"Machine: {machine}. A fixed loop before each session took {probes[0]:.0f}–"
+        f"{probes[-1]:.0f} ms (median {statistics.median(probes):.0f}): the wider this range, the "
+        f"less the figures say.\n\n{settings}.\n\n</details>"
+    )
+
+
+# --- throughput -----------------------------------------------------------------------------
+
+
+def of_rates(section: Section) -> str:
+    """Items a second, ratios, CPU."""
+    parts = [heading("Throughput", section)]
+    measured = {session.server for session in section.sessions}
+    for server, how in SERVERS.items():
+        if server not in measured:
+            continue
+        parts += [
+            f"Items a second with `{how}`: median, [least–most].",
+            _by_system(section, server, _rates),
+            "Ratios of two sessions of one round: median, [least–most].",
+            _ratios_table(section, server),
             "CPU microseconds an item, medians: system's process / load's / nats-server's.",
-            "",
-            cpu_table(run),
-            "",
-            verdict(run),
-            "",
-            noise(run),
-            "",
+            _by_system(section, server, _cpu),
+        ]
+    if measured >= set(SERVERS):
+        parts += ["With a sync before every acknowledgement, against without:"]
+        parts += [_sync_table(section)]
+    gates = ", ".join(f"{gate(section, server):.1f} × ({server})" for server in sorted(measured))
+    parts.append(f"The limit loop with 200 agents over plain nats-py: {gates}. {_told(section)}")
+    return "\n\n".join(parts)
+
+
+def _told(section: Section) -> str:
+    done = verified(section.sessions)
+    return (
+        f"Verified: in {done['sessions']} sessions of our system {done['submitted']:,} items were "
+        f"submitted and {done['completed']:,} completed, each acknowledged once; "
+        f"{done['queued']:,} are queued, as they must be, {done['dead']} dead; conservation "
+        f"{done['conservation']}."
+    )
+
+
+def _by_system(section: Section, server: str, shown: Callable[[list[Session]], str]) -> str:
+    rows = [["workload", *(system.title for system in SYSTEMS)]]
+    for workload, on, _ in MATRIX:
+        if on != server:
+            continue
+        found = [chosen(section, s.name, workload.name, server) for s in SYSTEMS]
+        if any(found):
+            rows.append([workload.title, *(shown(cell) if cell else "–" for cell in found)])
+    return table(rows)
+
+
+def _rates(sessions: list[Session]) -> str:
+    return of_spread(spread(map(rate, sessions)), rounded)
+
+
+def _cpu(sessions: list[Session]) -> str:
+    used = cpu_us(sessions)
+    return " / ".join(f"{used[role]:.0f}" if role in used else "–" for role in ROLES)
+
+
+def _ratios_table(section: Section, server: str) -> str:
+    rows = [["workload", *(f"{above.title} / {below.title}" for above, below in PAIRS)]]
+    for workload, on, _ in MATRIX:
+        if on != server:
+            continue
+        cells = [
+            of_spread(
+                spread(
+                    ratios(
+                        chosen(section, above.name, workload.name, server),
+                        chosen(section, below.name, workload.name, server),
+                    )
+                ),
+                lambda value: f"{value:.2f}",
+            )
+            for above, below in PAIRS
+        ]
+        if any(cell != "–" for cell in cells):
+            rows.append([workload.title, *cells])
+    return table(rows)
+
+
+def _sync_table(section: Section) -> str:
+    rows = [["workload", *(system.title for system in SYSTEMS)]]
+    for workload, on, _ in MATRIX:
+        if on != NO_SYNC:
+            continue
+        cells = [
+            of_spread(
+                spread(
+                    ratios(
+                        chosen(section, system.name, workload.name, SYNC),
+                        chosen(section, system.name, workload.name, NO_SYNC),
+                    )
+                ),
+                lambda value: f"{value:.2f}",
+            )
+            for system in SYSTEMS
+        ]
+        if any(cell != "–" for cell in cells):
+            rows.append([workload.title, *cells])
+    return table(rows)
+
+
+# --- peers ------------------------------------------------------------------------------------
+
+
+def of_peers(section: Section) -> str:
+    """One table, ours first."""
+    rows = [
+        [
+            "system",
+            "items kept by",
+            "claim → done/s",
+            "ours ×, no sync",
+            "ours ×, sync",
+            "submit/s",
+            "submit → start p50 / p99 ms at 100/s",
+            "workers MB",
+        ]
+    ]
+    ours = {server: chosen(section, OURS.name, ONE_200.name, server) for server in SERVERS}
+    titles = {OURS.name: "**ours**, 200 agents one at a time", PLAIN.name: "plain nats-py"}
+    titles |= {LIMIT.name: "limit loop"} | {peer.name: peer.title for peer in PEERS}
+    for name, title in titles.items():
+        for broker in (NO_SYNC, SYNC, "redis"):
+            sessions = chosen(section, name, ONE_200.name, broker)
+            if not sessions:
+                continue
+            paced = chosen(section, name, "paced", broker) or sessions
+            times = [
+                of_spread(spread(ratios(ours[server], sessions)), lambda x: f"{x:.1f}")
+                for server in (NO_SYNC, SYNC)
+            ]
+            rows.append(
+                [
+                    title,
+                    broker,
+                    _rates(sessions),
+                    *times,
+                    _figures(sessions, "submit_per_s", "{:,.0f}"),
+                    (
+                        f"{_figures(paced, 'start_p50_ms', '{:.1f}')} / "
+                        f"{_figures(paced, 'start_p99_ms', '{:.1f}')}"
+                    ),
+                    _figures(sessions, "workers_mb", "{:.0f}"),
+                ]
+            )
+    return "\n\n".join(
+        [
+            heading("Beside the peers", section),
+            table(rows),
+            (
+                "Ours counts an item when its completion is durable and acknowledged; a peer "
+                "counts it when its task has started. Submitting: peers one item a call; ours, in "
+                "requests of 1,000, is under Throughput."
+            ),
+            "What a kill -9 or a power cut loses:",
+            _durability(),
         ]
     )
 
 
-def noise(run: Run) -> str:
-    """How disturbed the machine was."""
-    probes = sorted(session.probe_ms for session in run.sessions)
-    return (
-        f"A fixed loop before each session took {probes[0]:.0f}–{probes[-1]:.0f} ms (median "
-        f"{probes[len(probes) // 2]:.0f}): the wider this range, the less the figures say."
+def _durability() -> str:
+    rows = [["system", "worker or agent killed", "broker killed", "power cut"]]
+    for peer in PEERS:
+        for broker in peer.brokers:
+            kept = BROKERS[broker]
+            title = f"{peer.title} on {kept.title}"
+            rows.append([title, peer.worker_killed, kept.broker_killed, kept.power_cut])
+    agents = "nothing; queued again after the lease (30 s by default), never while the agent lives"
+    for server in (NO_SYNC, SYNC):
+        kept = BROKERS[server]
+        rows.append([f"ours on {kept.title}", agents, kept.broker_killed, kept.power_cut])
+    return table(rows)
+
+
+def _figures(sessions: list[Session], name: str, shown: str) -> str:
+    values = figures(sessions, name)
+    return shown.format(statistics.median(values)) if values else "–"
+
+
+# --- the others --------------------------------------------------------------------------------
+
+
+def of_latency(section: Section) -> str:
+    """By rate, and hosted."""
+    columns = {
+        "start, p50": "start_p50_ms",
+        "p90": "start_p90_ms",
+        "p99": "start_p99_ms",
+        "most": "start_p100_ms",
+        "durable, p50": "submit_p50_ms",
+        "durable, p99": "submit_p99_ms",
+    }
+    rows = [["load", *columns]]
+    for key in dict.fromkeys((s.workload, s.server, s.system) for s in section.sessions):
+        name, server, system = key
+        sessions = chosen(section, system, name, server)
+        shards = "1 shard" if system == OURS.name else f"{OURS_16.shards} shards"
+        title = f"{name.replace('at_', '')} items/s, {shards}"
+        if name == "hosted":
+            title = f"{section.settings['hosted_rate']:.0f} items/s, {shards}, hosted agents"
+        cells = [
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.1f}")
+            for column in columns.values()
+        ]
+        rows.append([f"{title}, {server}", *cells])
+    hosted = [s for s in section.sessions if s.workload == "hosted"]
+    hosting = (
+        f"Hosted: {section.settings['hosted_agents']:,} agents of the SDK "
+        f"in one process over {hosted[0].figures['connections']:.0f} connections: "
+        f"{_figures(hosted, 'host_mb', '{:.0f}')} MB in all, "
+        f"{_figures(hosted, 'kb_per_agent', '{:.0f}')} kB an agent, all attached after "
+        f"{_figures(hosted, 'attached_s', '{:.1f}')} s."
+        if hosted
+        else ""
+    )
+    return "\n\n".join(
+        part
+        for part in [
+            heading("Latency", section),
+            (
+                "Milliseconds from the time an item is due to be submitted, one a request, to the "
+                "time its agent has it (start), and to its acknowledgement (durable); 1,000 agents "
+                "attached and idle: median of the rounds, [least–most]."
+            ),
+            table(rows),
+            hosting,
+        ]
+        if part
     )
 
 
-def verdict(run: Run) -> str:
-    """Whether the run counts, and what was verified."""
-    done = run.verified
-    verified = (
-        f"Verified: in {done['sessions']} sessions of our system {done['submitted']:,} items were "
-        f"submitted and {done['completed']:,} completed, each acknowledged once; "
-        f"{done['queued']:,} are queued, as they must be (submit only), {done['claimed']} claimed, "
-        f"{done['dead']} dead; conservation {done['conservation']}."
+def of_queue(section: Section) -> str:
+    """By length."""
+    rows = [["queued", "claim + complete/s", "of the shortest's", "CPU µs an item"]]
+    groups = _groups(section)
+    first = [s for s in section.sessions if s.workload == groups[0][0]]
+    for name, _ in groups:
+        sessions = [s for s in section.sessions if s.workload == name]
+        share = of_spread(spread(ratios(sessions, first)), lambda value: f"{value:.2f}")
+        rows.append([f"{int(name[6:]):,}", _rates(sessions), share, _cpu(sessions)])
+    return "\n\n".join(
+        [
+            heading("Length of the queue", section),
+            (
+                "Claims one at a time by 200 agents from one shard that keeps its length: for each "
+                "thousand completed a thousand are submitted."
+            ),
+            table(rows),
+        ]
     )
-    reached = f"The limit loop with 200 agents reached {run.gate:.1f} × plain nats-py"
-    if run.quick:
-        return f"{reached}; a quick run is too small to be judged. {verified}"
-    if run.void:
-        return f"**VOID**: {reached}, less than {LIMIT_OVER_PLAIN_MIN} ×. {verified}"
-    return f"{reached} (a run counts from {LIMIT_OVER_PLAIN_MIN} × on). {verified}"
 
 
-def rates_table(run: Run) -> str:
-    """Systems across, workloads down."""
-    rows = [["workload", *(system.title for system in SYSTEMS)]]
-    for workload in _workloads(run):
-        cells = [run.rates.get(system.name, {}).get(workload.name) for system in SYSTEMS]
-        rows.append([workload.title, *(_rate(cell) for cell in cells)])
-    return _table(rows)
+def of_idle(section: Section) -> str:
+    """By number of agents."""
+    rows = [["agents", "coordinator, % of a core", "MB", "nats-server, %"]]
+    for name, _ in _groups(section):
+        sessions = [s for s in section.sessions if s.workload == name]
+        cells = [
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.1f}")
+            for column in ("system_cpu_percent", "system_mb", "nats_cpu_percent")
+        ]
+        rows.append([name[5:], *cells])
+    return "\n\n".join(
+        [
+            heading("Idle agents", section),
+            (
+                "Attached, with a free slot, sending heartbeats; nothing to do. One process is "
+                "coordinator of 16 shards and router."
+            ),
+            table(rows),
+        ]
+    )
 
 
-def ratios_table(run: Run) -> str:
-    """Pairs across, workloads down."""
-    rows = [["workload", *(f"{above.title} / {below.title}" for above, below in PAIRS)]]
-    for workload in _workloads(run):
-        row = [workload.title]
-        for above, below in PAIRS:
-            ratios = run.ratios.get(f"{above.name}/{below.name}", {}).get(workload.name)
-            median = run.ratio_medians.get(f"{above.name}/{below.name}", {}).get(workload.name)
-            shown = f"{median:.2f} [{min(ratios):.2f}–{max(ratios):.2f}]" if ratios else "–"
-            row.append(shown)
-        rows.append(row)
-    return _table(rows)
-
-
-def cpu_table(run: Run) -> str:
-    """Systems across, workloads down."""
-    rows = [["workload", *(system.title for system in SYSTEMS)]]
-    for workload in _workloads(run):
-        row = [workload.title]
-        for system in SYSTEMS:
-            used = cpu_us(run, system, workload)
-            shown = " / ".join(f"{used[role]:.0f}" if role in used else "–" for role in ROLES)
-            row.append(shown if used else "–")
-        rows.append(row)
-    return _table(rows)
-
-
-def _workloads(run: Run) -> list[Workload]:
-    names = {session.workload for session in run.sessions}
-    return [workload for workload in WORKLOADS if workload.name in names]
-
-
-def _rate(cell: Spread | None) -> str:
-    if cell is None:
-        return "–"
-    return f"{_round(cell.median)} [{_round(cell.least)}–{_round(cell.most)}]"
-
-
-def _round(rate: float) -> str:
-    """Three digits that mean something."""
-    unit = 10 ** max(0, len(str(int(rate))) - 3)
-    return f"{round(rate / unit) * unit:,}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    """A Markdown table that also reads well as it stands."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
+def of_scale(section: Section) -> str:
+    """By size."""
+    rows = [
+        [
+            "coordinators",
+            "shards",
+            "coordinators + router + NATS, µs an item",
+            "of the smallest's",
+            "NATS alone, µs",
+            "agents' process, µs",
+            "items/s",
+            "at rest, % of a core",
+        ]
     ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    groups = _groups(section)
+    first = [s for s in section.sessions if s.workload == groups[0][0]]
+    for name, _ in groups:
+        sessions = [s for s in section.sessions if s.workload == name]
+        _, coordinators, shards = name.split("_")
+        share = of_spread(
+            spread(ratios(sessions, first, figure("cost_us"))), lambda value: f"{value:.2f}"
+        )
+        cells = [
+            of_spread(spread(figures(sessions, column)), lambda x: f"{x:.0f}")
+            for column in ("cost_us", "nats_us", "load_us")
+        ]
+        rest = of_spread(spread(figures(sessions, "rest_percent")), lambda x: f"{x:.0f}")
+        row = [coordinators, shards, cells[0], share, cells[1], cells[2], _rates(sessions), rest]
+        rows.append(row)
+    return "\n\n".join(
+        [
+            heading("Coordinators and shards", section),
+            (
+                "CPU time of real node processes, one standby a shard, with 1,000 agents that "
+                "complete one item at a time; what the nodes use at rest is part of it. All share "
+                "the cores of one machine."
+            ),
+            table(rows),
+        ]
+    )
+
+
+def _groups(section: Section) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((s.workload, s.server) for s in section.sessions))
+
+
+WRITERS: dict[str, Callable[[Section], str]] = {
+    "rates": of_rates,
+    "peers": of_peers,
+    "latency": of_latency,
+    "queue": of_queue,
+    "idle": of_idle,
+    "scale": of_scale,
+}

@@ -1,25 +1,17 @@
-"""A run's results: raw, and what is made of them."""
+"""Results: raw sessions by section, and what is made of them."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
-from bench.plan import (
-    LIMIT,
-    LIMIT_OVER_PLAIN_MIN,
-    ONE_200,
-    OURS,
-    OURS_16,
-    PLAIN,
-    System,
-    Workload,
-)
+from bench.plan import LIMIT, LIMIT_OVER_PLAIN_MIN, ONE_200, PLAIN, SYNC
 
-#: Ratios that are shown: each of two sessions of one round.
-PAIRS: tuple[tuple[System, System], ...] = ((OURS, LIMIT), (OURS_16, LIMIT), (LIMIT, PLAIN))
+FORMAT = 2
 
 
 class Session(Struct):
@@ -38,6 +30,32 @@ class Session(Struct):
     noted: dict[str, int]
     #: The machine's fixed loop just before.
     probe_ms: float
+    #: How NATS wrote (`SYNC`, `NO_SYNC`), or what else kept the items.
+    server: str = SYNC
+    #: Whatever else was measured; names end in their unit.
+    figures: dict[str, float] = {}
+
+
+class Section(Struct):
+    """One part of the benchmark, as it was last measured."""
+
+    started: str
+    took_s: float
+    command: str
+    quick: bool
+    rounds: int
+    machine: dict[str, str | int | float]
+    settings: dict[str, str | int | float | bool]
+    sessions: list[Session]
+    #: Why nothing can be said; "" when something can.
+    void: str = ""
+
+
+class Results(Struct):
+    """Everything that was measured, each section when it was."""
+
+    format: int = FORMAT
+    sections: dict[str, Section] = {}
 
 
 class Spread(Struct):
@@ -48,59 +66,68 @@ class Spread(Struct):
     most: float
 
 
-class Run(Struct):
-    """Everything about one `python -m bench`."""
-
-    format: int
-    started: str
-    took_s: float
-    command: str
-    quick: bool
-    rounds: int
-    machine: dict[str, str | int | float]
-    settings: dict[str, str | int | float | bool]
-    sessions: list[Session]
-    #: Items a second by system, then workload.
-    rates: dict[str, dict[str, Spread]] = {}
-    #: By "a/b", then workload: the ratio of each round.
-    ratios: dict[str, dict[str, list[float]]] = {}
-    ratio_medians: dict[str, dict[str, float]] = {}
-    #: Limit loop over plain at 200 agents, medians.
-    gate: float = 0.0
-    #: The limit loop was too slow: nothing can be said.  Not judged in a quick run.
-    void: bool = False
-    verified: dict[str, int] = {}
+#: What of a session a ratio is made of.
+Figure = Callable[[Session], float]
 
 
-def conclude(run: Run) -> None:
-    """Fill in everything that follows from the sessions."""
-    for session in run.sessions:
-        run.rates.setdefault(session.system, {}).setdefault(
-            session.workload, spread(_rates(run, session.system, session.workload))
-        )
-    for above, below in PAIRS:
-        name = f"{above.name}/{below.name}"
-        for workload in run.rates.get(below.name, {}):
-            ratios = _ratios(run, above, below, workload)
-            if ratios:
-                run.ratios.setdefault(name, {})[workload] = ratios
-                medians = run.ratio_medians.setdefault(name, {})
-                medians[workload] = round(statistics.median(ratios), 3)
-    limit, plain = (run.rates[system.name][ONE_200.name].median for system in (LIMIT, PLAIN))
-    run.gate = round(limit / plain, 3)
-    run.void = not run.quick and run.gate < LIMIT_OVER_PLAIN_MIN
-    run.verified = _verified(run.sessions)
+def rate(session: Session) -> float:
+    """Items a second."""
+    return session.rate
 
 
-def spread(values: Iterable[float]) -> Spread:
-    """Of at least one value."""
-    values = sorted(values)
-    return Spread(statistics.median(values), values[0], values[-1])
+def figure(name: str) -> Figure:
+    """The one of that name."""
+    return lambda session: session.figures[name]
 
 
-def cpu_us(run: Run, system: System, workload: Workload) -> dict[str, float]:
+def figures(sessions: list[Session], name: str) -> list[float]:
+    """Of those that have it: an earlier version of the benchmark may not have measured it."""
+    return [session.figures[name] for session in sessions if name in session.figures]
+
+
+def load(path: Path) -> Results:
+    """What is recorded; nothing where there is none."""
+    if not path.exists():
+        return Results()
+    found = msgspec.json.decode(path.read_bytes())
+    if found.get("format") != FORMAT:
+        return Results()  # of another version of the benchmark: it is measured anew
+    return msgspec.convert(found, Results)
+
+
+def store(results: Results, path: Path) -> None:
+    """Write it, for people, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+
+
+def merge(recorded: Results, measured: Results) -> Results:
+    """What was measured now in the place of what was measured before."""
+    return Results(FORMAT, recorded.sections | measured.sections)
+
+
+def chosen(section: Section, system: str, workload: str, server: str = SYNC) -> list[Session]:
+    """The sessions of one system with one workload, by round."""
+    wanted = (system, workload, server)
+    return [s for s in section.sessions if (s.system, s.workload, s.server) == wanted]
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """None of nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return Spread(statistics.median(ordered), ordered[0], ordered[-1])
+
+
+def ratios(above: list[Session], below: list[Session], of: Figure = rate) -> list[float]:
+    """Of the two sessions of each round: a machine that slows down slows down both."""
+    by_round = {session.round: of(session) for session in below}
+    return [of(s) / by_round[s.round] for s in above if by_round.get(s.round)]
+
+
+def cpu_us(sessions: list[Session]) -> dict[str, float]:
     """Median CPU microseconds an item, by process; {} where the machine does not tell."""
-    sessions = [s for s in run.sessions if (s.system, s.workload) == (system.name, workload.name)]
     roles = sessions[0].cpu_s if sessions else {}
     return {
         role: statistics.median(s.cpu_s[role] / s.measured * 1e6 for s in sessions)
@@ -108,23 +135,30 @@ def cpu_us(run: Run, system: System, workload: Workload) -> dict[str, float]:
     }
 
 
-def _rates(run: Run, system: str, workload: str) -> list[float]:
-    return [s.rate for s in run.sessions if (s.system, s.workload) == (system, workload)]
+def gate(section: Section, server: str) -> float:
+    """The limit loop with 200 agents over plain nats-py on the same server, medians."""
+    limit, plain = (
+        spread(map(rate, chosen(section, system.name, ONE_200.name, server)))
+        for system in (LIMIT, PLAIN)
+    )
+    return limit.median / plain.median if limit and plain else 0.0
 
 
-def _ratios(run: Run, above: System, below: System, workload: str) -> list[float]:
-    by_round = {(s.round, s.system): s.rate for s in run.sessions if s.workload == workload}
-    return [
-        round(by_round[number, above.name] / by_round[number, below.name], 3)
-        for number in range(1, run.rounds + 1)
-        if (number, above.name) in by_round and (number, below.name) in by_round
+def judge(section: Section, servers: Iterable[str]) -> None:
+    """Void unless the limit loop is fast enough on each server; a quick one is not judged."""
+    slow = [
+        f"with {server} the limit loop reached {gate(section, server):.2f} × plain nats-py, "
+        f"a run counts from {LIMIT_OVER_PLAIN_MIN} × on"
+        for server in servers
+        if gate(section, server) < LIMIT_OVER_PLAIN_MIN
     ]
+    section.void = "" if section.quick else "; ".join(slow)
 
 
-def _verified(sessions: list[Session]) -> dict[str, int]:
+def verified(sessions: Iterable[Session]) -> dict[str, int]:
     """Sums of what our own shards reported; every session was checked by itself."""
-    ours = [s for s in sessions if s.system in {OURS.name, OURS_16.name}]
-    sums = {"sessions": len(ours), "sessions_all": len(sessions)}
+    ours = [s for s in sessions if "conservation" in s.checked]
+    sums = {"sessions": len(ours)}
     for name in ("submitted", "completed", "queued", "claimed", "dead", "conservation"):
-        sums[name] = sum(s.checked[name] for s in ours)
+        sums[name] = sum(s.checked.get(name, 0) for s in ours)
     return sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,13 +30,13 @@ class Process:
         self._errors = errors
 
     @classmethod
-    async def start(cls, system: System, role: str, job: Job, log_dir: Path) -> Process:
-        """Start `role` ("system" or "load") of a system."""
+    async def start(cls, module: str, role: str, job: Job, log_dir: Path) -> Process:
+        """Start `role` ("system" or "load") of a module."""
         errors = (log_dir / f"{job.prefix}-{role}.log").open("w+b")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            system.module,
+            module,
             role,
             msgspec.json.encode(job).decode(),
             cwd=ROOT,
@@ -43,7 +44,7 @@ class Process:
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
         )
-        return cls(process, f"{system.title}, {role}", errors)
+        return cls(process, f"{module}, {role}", errors)
 
     @property
     def pid(self) -> int:
@@ -82,23 +83,50 @@ class Process:
 
 
 async def run_session(
-    system: System, job: Job, server_pid: int, client: Client, log_dir: Path
+    system: System,
+    job: Job,
+    server_pid: int,
+    client: Client,
+    log_dir: Path,
+    load: str = "",
+    wait_s: float = SESSION_S,
 ) -> Measured:
-    """Start system and load, let the load work, stop both; raises `Failed`."""
-    processes: list[Process] = []
+    """Start system and load, let the load work, stop both; raises `Failed`.
+
+    `load`: module of another load than the system's own.  `wait_s`: how long it may work.
+    """
     pids = {"nats": server_pid}
-    try:
-        if system != PLAIN:
-            processes.append(await Process.start(system, "system", job, log_dir))
-            pids["system"] = processes[0].pid
+    if system == PLAIN:
         job = msgspec.structs.replace(job, pids=pids)
-        load = await Process.start(system, "load", job, log_dir)
-        processes.append(load)
-        for process in processes:
-            line = await process.line(READY_S)
-            assert line == b"ready", f"the first line of every process, not {line!r}"
-        await client.publish(go_subject(job), b"")
-        return msgspec.json.decode(await load.line(SESSION_S), type=Measured)
+        return await run_load(load or system.module, job, client, log_dir, wait_s)
+    process = await Process.start(system.module, "system", job, log_dir)
+    try:
+        job = msgspec.structs.replace(job, pids=pids | {"system": process.pid})
+        return await run_load(load or system.module, job, client, log_dir, wait_s, [process])
     finally:
-        for process in processes:
-            await process.stop()
+        await process.stop()
+
+
+async def run_load(
+    module: str,
+    job: Job,
+    client: Client,
+    log_dir: Path,
+    wait_s: float = SESSION_S,
+    system: Sequence[Process] = (),
+) -> Measured:
+    """Let a load work on a system that runs, or begins to; raises `Failed`."""
+    process = await Process.start(module, "load", job, log_dir)
+    try:
+        await ready([*system, process])
+        await client.publish(go_subject(job), b"")
+        return msgspec.json.decode(await process.line(wait_s), type=Measured)
+    finally:
+        await process.stop()
+
+
+async def ready(processes: list[Process]) -> None:
+    """Return once all say that they are; raises `Failed`."""
+    for process in processes:
+        line = await process.line(READY_S)
+        assert line == b"ready", f"the first line of every process, not {line!r}"

@@ -25,7 +25,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import nats
 from msgspec import Struct
 from nats.aio.client import Client
@@ -50,8 +49,12 @@ PREFIX = "swarm"
 FEW = 1000
 #: The payload is one JSON string, so long with its quotes.
 PAYLOAD_BYTES = 100
+#: A smaller shard is not recorded beside the others.
+FULL_ITEMS = 1_000_000
 CHECKPOINT_BYTES = 150_000
 CHECKPOINTS_AT_ONCE = 8
+#: Of compaction: a machine that is too busy to show one purge in so many shows nothing.
+ROUNDS_MAX = 50
 #: A process is at rest when its resident set has not grown for so many looks.
 REST_LOOKS = 4
 LOOK_S = 0.25
@@ -217,7 +220,7 @@ class Bench:
         prober = await self._prober()
         floor = Settings().log_floor_bytes
         purged = rounds = 0
-        while len(prober.latencies_s) < wanted:
+        while rounds < ROUNDS_MAX and (len(prober.latencies_s) < wanted or purged <= 0):
             before = await self._outgrow(floor)
             first_seq = (await self._stats()).first_seq
             over = asyncio.Event()
@@ -235,12 +238,11 @@ class Bench:
         claimed = await self._swarm.claim([WORK_TYPE], lease_s=3600.0, timeout_s=READY_S)
         assert claimed is not None, "the shard is full of items"
         checkpoint = "x" * CHECKPOINT_BYTES
-        while True:
-            stats = await self._stats()
-            # As `swarm.core.upkeep.Pace.limit`, as long as nothing was compacted before.
-            if stats.log_bytes > floor + 2 * stats.live_bytes:
-                break
-            last = stats.as_of
+        stats = await self._stats()
+        before = stats.as_of
+        # As `swarm.core.upkeep.Pace.limit`, as long as nothing was compacted before.
+        while stats.log_bytes <= floor + 2 * stats.live_bytes:
+            before = stats.as_of
             async with asyncio.TaskGroup() as group:
                 for _ in range(CHECKPOINTS_AT_ONCE):
                     group.create_task(
@@ -252,8 +254,9 @@ class Bench:
                             timeout_s=READY_S,
                         )
                     )
+            stats = await self._stats()
         await self._swarm.complete(claimed.work_item_id, claimed.token, timeout_s=READY_S)
-        return last
+        return before
 
     async def _watch(self, before: int, over: asyncio.Event) -> int:
         """Set `over` when the log begins behind `before`; returns where it begins then."""
@@ -340,7 +343,9 @@ def main() -> int:
     parser.add_argument("--opens", type=int, default=3, help="cold openings (default: 3)")
     parser.add_argument("--rate", type=float, default=200.0, help="probes a second (default: 200)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of probing (default: 20)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="record there; with fewer items only so"
+    )
     args = parser.parse_args()
     if args.items <= 0 or args.items % BATCH:
         parser.error(f"--items {args.items}: give a multiple of {BATCH}")
@@ -350,8 +355,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="swarm-shard-life-") as directory:
         life: Life = run(measure(plan, Path(directory)))
     print(tell(life))
-    if args.out is not None:
-        args.out.write_bytes(msgspec.json.format(msgspec.json.encode(life), indent=1) + b"\n")
+    # These show what is measured here.
+    from bench import long_runs  # noqa: PLC0415
+    from bench.recording import record  # noqa: PLC0415
+
+    print(record(life, long_runs.SHARD_LIFE, args.out, full=args.items >= FULL_ITEMS))
     return 0
 
 

@@ -17,19 +17,24 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from swarm.core.routing import parse_rules
+from swarm.core.balancing import LB_STRATEGIES
+from swarm.core.credits import SHARD_AFFINITIES
+from swarm.core.rules import ROUTING_KEYS, parse_rules
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import BadConfig
 from swarm.hosting.runfile import find_url
 from swarm.setting_kinds import (
+    Address,
     Choice,
     Coordinators,
     Kind,
     Part,
     Rules,
     Seconds,
+    Service,
     Switch,
     Token,
+    Urls,
     Whole,
     parse_coordinators,
 )
@@ -49,7 +54,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     shard_key: str = "hash"
     #: How the key becomes a shard: one of `SHARD_DISTRIBUTIONS`.
     shard_distribution: str = "consistent_hash"
-    #: Names of the coordinators among which shards are placed; see `coordinator_names`.
+    #: The coordinators among which shards are placed, as ``name[=host][:port]``; see
+    #: `coordinator_names` and `coordinator_addresses`.
     coordinators: list[str] = []
     #: Coordinator processes that `swarm up` runs.
     parallel_workers: int = 2
@@ -105,14 +111,36 @@ class Settings(Struct, frozen=True, kw_only=True):
     append_timeout_s: float = 2.0
     #: Whether `routing_rules` hold.
     routing_enabled: bool = False
-    #: Lines ``work_type -> coordinator[:port]``.
+    #: What submissions are routed by: one of `ROUTING_KEYS`.
+    routing_key: str = "work_type"
+    #: Lines ``feature -> coordinator[:port]``; see `swarm.core.rules`.
     routing_rules: str = ""
-    #: How a coordinator is chosen where no rule names one.
+    #: How a coordinator is chosen where no rule names one: one of `LB_STRATEGIES`.
     lb_strategy: str = "least_connections"
+    #: How often each router asks each coordinator whether it is ready, and for how long.
+    health_check_interval_ms: int = 10_000
+    health_check_timeout_ms: int = 5000
+    #: Answers in a row that make an unhealthy coordinator healthy, and failures the reverse.
+    health_check_rise: int = 2
+    health_check_fall: int = 5
+    #: For so long a new coordinator gets less agents than it has room for.
+    slow_start_s: float = 10.0
+    #: Whose work an agent's free slots are for: one of `SHARD_AFFINITIES`.
+    shard_affinity: str = "local"
     #: NATS servers that keep each log.
     replicas: int = 1
     #: Of ``/health`` and ``/ready``; 0 = any free one.
     http_port: int = 4000
+    #: Whether work is taken and given over HTTP, too.
+    http_api: bool = True
+    #: Where the coordinators are found: one of `DISCOVERIES`.
+    discovery: str = "nats"
+    #: Of what is asked for it; empty: its usual place.
+    discovery_url: str = ""
+    #: The coordinators' name there.
+    discovery_service: str = "swarm"
+    #: Between two questions where nothing tells of changes, and after one that failed.
+    discovery_interval_s: float = 5.0
 
     @property
     def shards(self) -> int:
@@ -123,7 +151,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def coordinator_names(self) -> list[str]:
         """`coordinators`; without any, ``coordinator-1`` to ``-<parallel_workers>``."""
         generated = [f"coordinator-{number}" for number in range(1, self.parallel_workers + 1)]
-        return list(self.coordinators) or generated
+        return [address.name for address in self.coordinator_addresses] or generated
+
+    @property
+    def coordinator_addresses(self) -> list[Address]:
+        """`coordinators`, taken apart."""
+        return parse_coordinators(" ".join(self.coordinators))
 
 
 # --- settings ----------------------------------------------------------------------------
@@ -144,6 +177,9 @@ class Setting:
 
 
 _WEEK_S = 604_800
+
+#: What `COORDINATOR_DISCOVERY` may be.
+DISCOVERIES = ("nats", "static", "kubernetes", "consul", "etcd")
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("prefix", "SWARM_PREFIX", Token()),
@@ -179,10 +215,22 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mailbox_size", "MAILBOX_SIZE", Whole(1, 10_000_000)),
     Setting("append_timeout_s", "APPEND_TIMEOUT_S", Seconds(0.05, 60)),
     Setting("routing_enabled", "ROUTING_ENABLED", Switch()),
+    Setting("routing_key", "ROUTING_KEY", Choice(ROUTING_KEYS)),
     Setting("routing_rules", "ROUTING_RULES", Rules()),
-    Setting("lb_strategy", "LB_STRATEGY", Choice(("least_connections",))),
+    Setting("lb_strategy", "LB_STRATEGY", Choice(LB_STRATEGIES)),
+    Setting("health_check_interval_ms", "HEALTH_CHECK_INTERVAL", Whole(50, 3_600_000)),
+    Setting("health_check_timeout_ms", "HEALTH_CHECK_TIMEOUT", Whole(10, 3_600_000)),
+    Setting("health_check_rise", "HEALTH_CHECK_RISE", Whole(1, 100)),
+    Setting("health_check_fall", "HEALTH_CHECK_FALL", Whole(1, 100)),
+    Setting("slow_start_s", "SLOW_START_S", Seconds(0, 3600)),
+    Setting("shard_affinity", "SHARD_AFFINITY", Choice(SHARD_AFFINITIES)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
+    Setting("http_api", "HTTP_API", Switch()),
+    Setting("discovery", "COORDINATOR_DISCOVERY", Choice(DISCOVERIES)),
+    Setting("discovery_url", "DISCOVERY_URL", Urls()),
+    Setting("discovery_service", "DISCOVERY_SERVICE", Service()),
+    Setting("discovery_interval_s", "DISCOVERY_INTERVAL", Seconds(0.2, 3600)),
 )
 _ENV = {setting.field: setting.env for setting in SETTINGS}
 
@@ -260,8 +308,13 @@ def _check_combinations(settings: Settings) -> None:
         # An owner proves its ownership by an append within each lease time.
         _too_small(settings, "lease_s", 1, "append_timeout_s"),
         _too_small(settings, "retry_backoff_max_s", 1, "retry_backoff_s", or_equal=True),
+        # One probe of a coordinator at a time.
+        _too_small(
+            settings, "health_check_interval_ms", 1, "health_check_timeout_ms", or_equal=True
+        ),
         _bad_mailbox(settings),
-        _unknown_targets(settings),
+        _bad_rules(settings),
+        _bad_discovery(settings),
     ]
     for problem in problems:
         if problem:
@@ -275,9 +328,10 @@ def _too_small(
     if value > limit or (or_equal and value == limit):
         return ""
     factor = "twice " if times == 2 else ""
+    bound = "at least" if or_equal else "more than"
     return (
         f"{_ENV[field]} = {value:g} does not go with {_ENV[other]} = {getattr(settings, other):g}: "
-        f"{_ENV[field]} must be more than {factor}{_ENV[other]} ({limit:g}); "
+        f"{_ENV[field]} must be {bound} {factor}{_ENV[other]} ({limit:g}); "
         "raise it, or lower the other"
     )
 
@@ -291,15 +345,35 @@ def _bad_mailbox(settings: Settings) -> str:
     )
 
 
-def _unknown_targets(settings: Settings) -> str:
-    names = settings.coordinator_names
-    rules = parse_rules(settings.routing_rules) if settings.routing_enabled else {}
-    for work_type, target in rules.items():
-        if target not in names:
-            return (
-                f"ROUTING_RULES sends {work_type!r} to {target!r}, which is no coordinator; "
-                f"COORDINATORS (or PARALLEL_WORKERS) makes these: {', '.join(names)}"
-            )
+def _bad_rules(settings: Settings) -> str:
+    known = settings.coordinator_names if settings.routing_enabled else None
+    try:
+        parse_rules(settings.routing_rules, settings.routing_key, known)
+    except BadConfig as error:
+        return (
+            f"ROUTING_RULES (by ROUTING_KEY = {settings.routing_key}) cannot be used: {error}.  "
+            "COORDINATORS, or PARALLEL_WORKERS, says which coordinators there are"
+        )
+    return ""
+
+
+def _bad_discovery(settings: Settings) -> str:
+    if settings.discovery == "static" and not settings.coordinators:
+        return (
+            "COORDINATOR_DISCOVERY = static does not go without COORDINATORS: name there where "
+            "each answers HTTP, like coordinator-1:4000"
+        )
+    dns = "dns://" in settings.discovery_url
+    if settings.discovery_url and settings.discovery in ("nats", "static"):
+        return (
+            f"DISCOVERY_URL = {settings.discovery_url!r} does not go with COORDINATOR_DISCOVERY = "
+            f"{settings.discovery}, which asks nobody else: leave it out"
+        )
+    if dns and settings.discovery != "kubernetes":
+        return (
+            f"DISCOVERY_URL = {settings.discovery_url!r} is for COORDINATOR_DISCOVERY = kubernetes "
+            f"(its DNS); for {settings.discovery} write http:// or https://"
+        )
     return ""
 
 

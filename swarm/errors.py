@@ -90,6 +90,10 @@ class LeaseLost(SwarmError):
     """The item that a handler works on is not held by it any more; stop the work."""
 
 
+class DiscoveryFailed(SwarmError):
+    """Where the coordinators are cannot be found out now; says what did not answer, and how."""
+
+
 class NotInMemory(SwarmError):
     """An archived item is asked for: it must be read from the finished records first."""
 

@@ -63,6 +63,8 @@ class Route(Struct, frozen=True, omit_defaults=True):
     headers: list[str] = []
 
 
+#: What the items of a batch have in common, and routers may route by.
+_SUBMIT = ["Swarm-Priority", "Swarm-Team", "Swarm-Label"]
 _COMMAND = "<p>.shard.<n>.{verb}.<sender>"
 _SESSION = ["Swarm-Session"]
 
@@ -74,10 +76,13 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Submit",
         ["SubmitReply"],
         several=True,
+        headers=_SUBMIT,
     ),
     Route("<p>.describe.<sender>", "client", "router", "Describe", ["Description"]),
+    Route("<p>.routes.<sender>", "client", "router", "Routes", ["RoutingReport"], several=True),
     Route("<p>.attach.<agent>", "agent", "router", "Attach", ["Attached"]),
     Route("<p>.coordinator.<id>.next.<agent>", "agent", "coordinator", "Next"),
+    Route("<p>.coordinator.<id>.recall.<sender>", "agent", "coordinator", "Recall", ["Recalled"]),
     Route("<p>.heartbeat.<agent>", "agent", "coordinator", "Heartbeat"),
     Route("<p>.agent.<agent>.<session>.work", "coordinator", "agent", "Work"),
     Route("<p>.agent.<agent>.<session>.control", "coordinator", "agent", "Control"),
@@ -103,6 +108,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Submit",
         ["SubmitReply"],
         several=True,
+        headers=["Swarm-Type", *_SUBMIT],
     ),
     Route(
         "<p>.coordinator.<id>.attach.<agent>",
@@ -110,8 +116,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         "coordinator",
         "Attach",
         ["Attached"],
-        headers=_SESSION,
+        headers=[*_SESSION, "Swarm-Router"],
     ),
+    Route("<p>.coordinator.<id>.health.<sender>", "router", "coordinator", "Probe", ["Pulse"]),
     Route("<p>.coordinator.<id>.borrow.<coordinator>", "coordinator", "coordinator", "Borrow"),
     Route("<p>.coordinator.<id>.lend.<coordinator>", "coordinator", "coordinator", "Lend"),
     Route(

@@ -6,11 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core.routing import parse_rules
+from swarm.core.rules import ROUTING_KEYS, parse_rules
 from swarm.errors import BadConfig
 from swarm.messages import TOKEN_PATTERN
 
 _TOKEN = re.compile(TOKEN_PATTERN)
+_SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}(?!\n)$")
+_COORDINATOR = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9_-]{0,63})"
+    r"(=(?P<host>[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]))?"
+    r"(:(?P<port>[0-9]{0,5}))?"
+)
 
 
 class Kind(Protocol):
@@ -125,14 +131,41 @@ class Token:
 
 
 class Coordinators:
-    allowed = "coordinator names with or without a port, like: coordinator-1:4000 coordinator-2"
+    allowed = (
+        "coordinator names, each with =host and :port if wanted, like: "
+        "coordinator-1:4000 coordinator-2=10.0.0.7:4000"
+    )
 
     def read(self, raw: object) -> list[str]:
         if isinstance(raw, list) and all(isinstance(word, str) for word in raw):
-            return parse_coordinators(" ".join(raw))
+            raw = " ".join(raw)
         if not isinstance(raw, str):
             raise ValueError
-        return parse_coordinators(raw)
+        return [address.text for address in parse_coordinators(raw)]
+
+
+class Urls:
+    allowed = "empty, or addresses with http://, https:// or dns://, separated by commas"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str):
+            raise ValueError
+        for url in filter(None, (part.strip() for part in raw.split(","))):
+            scheme, colons, rest = url.partition("://")
+            if not colons or scheme not in ("http", "https", "dns") or " " in rest:
+                raise ValueError(f"{url!r} is none")
+            if scheme != "dns" and not rest:
+                raise ValueError(f"{url!r} names no host")
+        return raw.strip()
+
+
+class Service:
+    allowed = "a service's name: letters, digits, '_', '-', '.' and '/'"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str) or not _SERVICE.match(raw):
+            raise ValueError
+        return raw
 
 
 class Rules:
@@ -141,23 +174,53 @@ class Rules:
     def read(self, raw: object) -> str:
         if not isinstance(raw, str):
             raise ValueError
-        try:
-            parse_rules(raw)
-        except BadConfig as error:
-            raise ValueError(str(error)) from error
+        # By which key they are to be read, another setting says.
+        errors = [error for key in ROUTING_KEYS if (error := _error_in(raw, key))]
+        if len(errors) == len(ROUTING_KEYS):
+            raise ValueError(errors[0])
         return raw.strip()
 
 
-def parse_coordinators(text: str) -> list[str]:
-    """Names out of ``name[:port]`` words; ValueError names the word that is none."""
-    names: list[str] = []
+def _error_in(rules: str, key: str) -> str:
+    try:
+        parse_rules(rules, key)
+    except BadConfig as error:
+        return str(error)
+    return ""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A coordinator of the list: its name, and where it answers HTTP."""
+
+    name: str
+    #: The name, where none is given.
+    host: str
+    #: 0: not given.
+    port: int
+    #: As it was written.
+    text: str
+
+
+def parse_coordinators(text: str) -> list[Address]:
+    """What is in ``name[=host][:port]`` words; ValueError names the word that is none."""
+    found: dict[str, Address] = {}
     for word in text.split():
-        name, colon, port = word.partition(":")
-        if not _TOKEN.match(name):
-            raise ValueError(f"{word!r} is no coordinator name")
-        if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
+        match = _COORDINATOR.fullmatch(word)
+        if match is None:
+            raise ValueError(_no_coordinator(word))
+        name, host, port = match["name"], match["host"] or match["name"], match["port"]
+        if port is not None and not (port and 1 <= int(port) <= 65_535):
             raise ValueError(f"{word!r} has no port from 1 to 65535")
-        if name in names:
+        if name in found:
             raise ValueError(f"{name!r} is there twice")
-        names.append(name)
-    return names
+        found[name] = Address(name, host, int(port or 0), word)
+    return list(found.values())
+
+
+def _no_coordinator(word: str) -> str:
+    name, sign, rest = word.partition("=")
+    host, colon, _port = (rest if sign else name).rpartition(":")
+    if colon and _TOKEN.match(host if not sign else name):
+        return f"{word!r} has no port from 1 to 65535"
+    return f"{word!r} is no coordinator name"

@@ -42,6 +42,9 @@ class Subjects:
     def describe(self, sender: str) -> str:
         return f"{self.prefix}.describe.{sender}"
 
+    def routes(self, sender: str) -> str:
+        return f"{self.prefix}.routes.{sender}"
+
     def coordinator(self, coordinator: str, verb: str, sender: str) -> str:
         return f"{self.prefix}.coordinator.{coordinator}.{verb}.{sender}"
 

@@ -24,6 +24,8 @@ class Mailbox(Generic[Item]):
         self._size = size
         self._items: deque[Item] = deque()
         self._arrived = asyncio.Event()
+        #: Whether that is set: to ask costs a fifth of setting it again for every item.
+        self._awake = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -33,11 +35,13 @@ class Mailbox(Generic[Item]):
         if len(self._items) >= self._size:
             return False
         self._items.append(item)
-        self._arrived.set()
+        if not self._awake:
+            self.wake()
         return True
 
     def wake(self) -> None:
         """Make the actor look around although nothing arrived."""
+        self._awake = True
         self._arrived.set()
 
     def pop(self) -> Item:
@@ -52,6 +56,7 @@ class Mailbox(Generic[Item]):
         """Return when something has arrived or somebody woke us."""
         await self._arrived.wait()
         self._arrived.clear()
+        self._awake = False
 
 
 class Actor:

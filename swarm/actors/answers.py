@@ -87,8 +87,9 @@ class Answers:
         ready: list[tuple[str, bytes]] = []
         for (agent, session), work in self._work.items():
             subject = subjects.agent_work(agent, session)
-            if len(work.items) <= 1:
-                ready.append((subject, _encode(work)))
+            data = _encode(work)
+            if len(work.items) <= 1 or len(data) <= bytes_max // 2:
+                ready.append((subject, data))
                 continue
             ready += [(subject, _encode(part)) for part in split_work(work, bytes_max // 2)]
         ready += [(to, _encode(body)) for to, body in self._replies]

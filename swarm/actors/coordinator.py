@@ -1,6 +1,6 @@
 """A coordinator: admits submissions, holds agents' sessions, hosts shard workers.
 
-Everything that reaches it goes through its mailbox; `_HANDLERS` is the list of what it
+Everything that reaches it goes through its mailbox; `_handlers` is the list of what it
 understands.  Four times a second it beats, looks who is alive, opens the shards that are
 its to own, and asks for free slots where work is ready.
 """
@@ -19,6 +19,7 @@ from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
+from swarm.actors.leaving import send_away
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
@@ -30,11 +31,11 @@ from swarm.actors.storage_watch import StorageWatch
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
-from swarm.core.credits import CreditPool
+from swarm.core.credits import OWN_TURNS, CreditPool
 from swarm.core.envelope import FORMAT
 from swarm.core.sessions import Sessions
 from swarm.errors import BadInput, Refusal
-from swarm.messages import Beat, Control, Gone, ShardMap, ShardStats
+from swarm.messages import Beat, Gone, ShardMap, ShardStats
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token, reply_allowed, sender_of
 
@@ -47,10 +48,6 @@ _beat = msgspec.json.Decoder(Beat)
 GONE_S = 0.3
 #: One that is to leave listens this long for who else is.
 HEAR_S = 0.15
-#: Sessions told to attach elsewhere at once, the pause then, and when they are told again.
-SENT_AT_ONCE = 40
-SEND_PAUSE_S = 0.05
-SEND_AGAIN_S = 1.0
 
 
 class Coordinator(Actor):
@@ -74,7 +71,7 @@ class Coordinator(Actor):
         self._mailbox: Mailbox[Message] = Mailbox(settings.mailbox_size)
         self._send = Sender(bus)
         self._say = Outgoing(self._send)
-        self._pool = CreditPool()
+        self._pool = CreditPool(OWN_TURNS[settings.shard_affinity])
         self._presence = Presence(bus, self._subjects, self._say, settings.missed_s, self._describe)
         self._sessions = Sessions(
             self.name, self._pool, self._presence.members, settings.lease_s, settings.heartbeat_s
@@ -82,7 +79,7 @@ class Coordinator(Actor):
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
         self._state = StateWatch(bus, self.name, settings.prefix)
-        around = self._surroundings()
+        self._around = around = self._surroundings()
         #: What holds for the whole swarm, as far as is known here.
         self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
         self.leader = Leader(around, self.cluster, self._mailbox.wake)
@@ -90,6 +87,7 @@ class Coordinator(Actor):
         self._lending = Lending(around, self._shards, self._say)
         self._intake = Intake(
             around,
+            self._instance,
             self.cluster,
             self._shards,
             self._sessions,
@@ -104,6 +102,15 @@ class Coordinator(Actor):
             announce=self._announce,
             draining=lambda: self.draining,
         )
+        #: What to do with a message, by its verb.
+        self._handlers: dict[str, Callable[[Message, str], None]] = {
+            **self._intake.handlers,
+            "handoff": self._handoffs.on_handoff,
+            "move": self._handoffs.on_move,
+            "borrow": self._lending.on_borrow,
+            "lend": self._lending.on_lend,
+            "beat": self._on_beat,
+        }
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -112,6 +119,8 @@ class Coordinator(Actor):
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
+        #: Where its process answers HTTP, for its beats; set before the start.
+        self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
 
@@ -193,7 +202,10 @@ class Coordinator(Actor):
         if not self._stayers():
             return
         log.info("draining", coordinator=self.name, shards=self.owned)
-        await asyncio.gather(self._handoffs.give_all(limit_s), self._send_away(limit_s))
+        await asyncio.gather(
+            self._handoffs.give_all(limit_s),
+            send_away(self._around, self._say, self._stayers, limit_s),
+        )
         log.info("drained", coordinator=self.name, left=self.owned)
 
     async def stop(self) -> None:
@@ -234,20 +246,23 @@ class Coordinator(Actor):
             while self._mailbox:
                 self._take(self._mailbox.pop())
             self._wake_workers()
-            live = self._presence.live()
-            self._lending.give_back()
-            self._lending.offer(live)
+            live, ready = self._presence.live(), self._shards.ready()
+            self._lending.give_back(ready)
+            self._lending.offer(live, ready)
             if self._takers_wanted and len(live) > 1:
                 self._seek_takers(live)
             self._tell_gone()
-            self._tell_news()
+            self._tell_news(ready)
             await self._say.flush()
 
     def _wake_workers(self) -> None:
         # A function of its own: no variable keeps a worker, and its state, when it has gone.
         tick, self._tick_wanted = self._tick_wanted, False
+        waited_for = self._pool.waiting()
+        if not tick and not waited_for:
+            return
         for worker in self._shards:
-            worker.look_for_slots()
+            worker.look_for_work(waited_for)
             if tick:
                 # From here, as every heartbeat that has arrived is with its worker now.
                 worker.tick()
@@ -260,11 +275,11 @@ class Coordinator(Actor):
             log.warning("dropped: the reply subject is no inbox of the sender", sender=sender)
             return
         try:
-            handler = _HANDLERS.get(verb)
+            handler = self._handlers.get(verb)
             if handler is None:
-                known = ", ".join(_HANDLERS)
+                known = ", ".join(self._handlers)
                 raise Refusal("bad_request", f"unknown verb {verb!r}; a coordinator knows {known}")
-            handler(self, message, sender)
+            handler(message, sender)
         except (Refusal, BadInput) as error:
             refusal = error if isinstance(error, Refusal) else Refusal("bad_request", str(error))
             if message.reply:
@@ -292,20 +307,6 @@ class Coordinator(Actor):
         live = self._presence.live()
         return [name for name, beat in live.items() if name != self.name and not beat.draining]
 
-    async def _send_away(self, limit_s: float) -> None:
-        """Tell all sessions to attach elsewhere, not all at once; return when they have."""
-        give_up_at = self._clock() + limit_s
-        told: dict[tuple[str, str], float] = {}
-        while self._pool.sessions and self._stayers() and self._clock() < give_up_at:
-            before = self._clock() - SEND_AGAIN_S
-            due = [key for key in self._pool.sessions if told.get(key, before) <= before]
-            for agent, session in due[:SENT_AT_ONCE]:
-                told[agent, session] = self._clock()
-                control = Control("reattach", reason=f"{self.name} is about to leave")
-                self._say(self._subjects.agent_control(agent, session), _encode(control))
-            await self._say.flush()
-            await asyncio.sleep(SEND_PAUSE_S)
-
     # --- beats --------------------------------------------------------------------------
 
     def _on_beat(self, message: Message, sender: str) -> None:
@@ -326,10 +327,10 @@ class Coordinator(Actor):
                 pause_s = min(pause_s, self._presence.members.missed_in(self._clock()))
             await asyncio.sleep(pause_s)
 
-    def _tell_news(self) -> None:
+    def _tell_news(self, ready: dict[str, int]) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
         shown = self._presence.shown
-        newly_ready = any(work_type not in shown.ready for work_type in self._shards.ready())
+        newly_ready = not ready.keys() <= shown.ready.keys()
         newly_served = shown.idle.keys() != self._pool.served.keys()
         if newly_ready or newly_served or shown.owns != self.owned or self._is_cluster_news():
             self._presence.beat()
@@ -375,6 +376,8 @@ class Coordinator(Actor):
             cannot_lead=self.leader.why_not,
             map_version=self.cluster.map.version,
             rules_version=self.cluster.rules.version,
+            routed=self._intake.routers.shown(self._clock()),
+            http=self.http,
         )
 
     def _look_around(self) -> None:
@@ -385,10 +388,7 @@ class Coordinator(Actor):
         if self._presence.hearing():
             for name in self._presence.members.newly_dead(now):
                 self._gone.setdefault(name, now + GONE_S)
-            if not self.draining:
-                self._shards.look_around()
-            else:
-                self._shards.standbys.follow(())
+            self._shards.standbys.follow(()) if self.draining else self._shards.look_around()
             if self._shards.listened:
                 live, settled = self._presence.live(), self._shards.settled
                 self.leader.look_around(live, settled, self.draining)
@@ -396,17 +396,3 @@ class Coordinator(Actor):
             self._takers_wanted = True
         self._tick_wanted = True
         self._mailbox.wake()
-
-
-_HANDLERS: dict[str, Callable[[Coordinator, Message, str], None]] = {
-    "submit": lambda self, message, sender: self._intake.on_submit(message, sender),
-    "attach": lambda self, message, sender: self._intake.on_attach(message, sender),
-    "next": lambda self, message, sender: self._intake.on_next(message, sender),
-    "heartbeat": lambda self, message, sender: self._intake.on_heartbeat(message, sender),
-    "attached": lambda self, message, sender: self._intake.on_attached(message, sender),
-    "handoff": lambda self, message, sender: self._handoffs.on_handoff(message, sender),
-    "move": lambda self, message, sender: self._handoffs.on_move(message, sender),
-    "borrow": lambda self, message, sender: self._lending.on_borrow(message.data, sender),
-    "lend": lambda self, message, sender: self._lending.on_lend(message.data, sender),
-    "beat": Coordinator._on_beat,
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +15,7 @@ from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
-from swarm.core.work import read_spec, view
+from swarm.core.work import view
 from swarm.errors import NotInMemory, Refusal
 from swarm.messages import (
     Ack,
@@ -23,6 +23,7 @@ from swarm.messages import (
     Asked,
     Cancel,
     Claim,
+    Claimed,
     Complete,
     Control,
     Event,
@@ -89,7 +90,7 @@ class Deciding:
         shard, sender = self.shard, request.sender
         match body:
             case Complete() | Fail() | Release() | Progress() | Wait():
-                ack = decide.item_command(shard, body, sender, batch)
+                ack = decide.item_command(shard, body, sender, batch, request.number)
                 if isinstance(body, Progress) and ack.lease_s > 0:
                     self.leases.progressed(parse_item_id(body.work_item_id)[1], self.clock())
                 if request.session:
@@ -97,8 +98,10 @@ class Deciding:
                 else:
                     answers.reply(request.reply, ack)
             case ShardSubmit():
-                decided = decide.known if request.verb == "known" else decide.submit
-                answers.reply(request.reply, decided(shard, body, batch))
+                if request.verb == "known":
+                    answers.reply(request.reply, decide.known(shard, body, batch))
+                    return
+                answers.reply(request.reply, decide.submit(shard, body, batch, request.specs))
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)
             case Claim():
@@ -251,10 +254,8 @@ class Deciding:
         # The item itself: by then it may have been archived.
         answers.reading(reply, lambda: view(item, self.shard.number, 0))
 
-    def changed(self, number: int, answers: Answers) -> None:
+    def _changed(self, number: int, answers: Answers) -> None:
         """An event about the item is durable: answer those who waited for that."""
-        if number not in self.waiters:
-            return
         item = self.shard.items.get(number)
         for request in self.waiters.take(number):
             version = request.body.version if isinstance(request.body, Get) else ""
@@ -273,19 +274,29 @@ class Deciding:
 
     # --- leases ----------------------------------------------------------------------------------
 
-    def follow(self, number: int, now: float, *, new_claim: bool) -> None:
-        """Something about the item is durable: its lease begins, goes on, or is over."""
-        item = self.shard.items.get(number)
-        if item is None or item.hold is None:
-            self.leases.end(number)
-        elif new_claim:
-            progress_s = read_spec(item.spec).progress_s
-            self.leases.start(number, item.hold.lease_s, now, progress_s)
+    def durable(self, events: list[Event], now: float, answers: Answers) -> None:
+        """These are in the log: leases begin or are over, and who waits for that is answered."""
+        items, end, waiters = self.shard.items, self.leases.end, self.waiters
+        for event in events:
+            if isinstance(event, Submitted):
+                continue
+            for number in numbers_of(event):
+                item = items.get(number)
+                if item is None or item.hold is None:
+                    end(number)
+                elif isinstance(event, Claimed):
+                    self.begin_lease(number, item.hold, now)
+                if number in waiters:
+                    self._changed(number, answers)
+
+    def begin_lease(self, number: int, hold: Hold, now: float) -> None:
+        """The claim is durable: its lease runs from now on."""
+        self.leases.start(number, hold.lease_s, now, self.shard.progress_s.get(number, 0.0))
 
 
-def numbers_of(event: Event) -> Iterable[int]:
+def numbers_of(event: Event) -> Sequence[int]:
     """Items that the event is about."""
     if isinstance(event, Submitted):
         return range(event.first, event.first + len(event.items))
-    number: int | list[int] = getattr(event, "n", [])
-    return [number] if isinstance(number, int) else number
+    number: int | Sequence[int] = getattr(event, "n", ())
+    return (number,) if isinstance(number, int) else number

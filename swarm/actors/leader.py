@@ -26,7 +26,8 @@ from swarm.actors.requests import decode_body
 from swarm.actors.sending import unsubscribe
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message, Subscription
-from swarm.bus.log import FencedLog, LogReader
+from swarm.bus.log import FencedLog
+from swarm.bus.log_reader import LogReader
 from swarm.core import cluster as core
 from swarm.core.cluster import Cluster, ClusterBatch
 from swarm.core.envelope import CLUSTER_LOG
@@ -258,6 +259,7 @@ class Leader(Actor):
             settings.coordinator_names,
             old,
             settings.dedupe_window_s,
+            settings.routing_key,
         )
 
     def _take(self, message: Message, batch: ClusterBatch, answers: _Answers) -> None:

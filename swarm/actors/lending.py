@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import structlog
 
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
+from swarm.bus.base import Message
 from swarm.messages import Beat, Borrow, Credit, Lend
 
+log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 _borrow = msgspec.json.Decoder(Borrow)
 _lend = msgspec.json.Decoder(Lend)
@@ -20,7 +23,7 @@ _lend = msgspec.json.Decoder(Lend)
 LEND_MAX = 64
 #: Lent slots that are not used by then go back.
 LEND_S = 2.0
-#: Between two rounds of asking.
+#: Between two times of asking for the same.
 SEEK_S = 0.02
 
 
@@ -28,7 +31,8 @@ class Lending:
     """The part of a coordinator that borrows and lends free slots.
 
     Not while it hears nothing: its agents may have attached elsewhere, and their slots are
-    not ours to lend then.
+    not ours to lend then.  And not at all where `SHARD_AFFINITY` is ``strict``: there agents
+    work for the shards of their own coordinator only.
     """
 
     def __init__(self, around: Surroundings, shards: Ownership, say: Outgoing) -> None:
@@ -39,15 +43,19 @@ class Lending:
         self._say = say
         self._subjects = around.subjects
         self._clock = asyncio.get_running_loop().time
-        self._sought_at = -SEEK_S
+        self._strict = around.settings.shard_affinity == "strict"
+        #: Types of ready work that nobody here can do, said already.
+        self._stranded: dict[str, None] = {}
+        #: When slots were asked for, by type, while it has had none since.
+        self._sought: dict[str, float] = {}
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def on_borrow(self, data: bytes, peer: str) -> None:
+    def on_borrow(self, message: Message, peer: str) -> None:
         """A peer has ready work and nobody to do it."""
-        if not self._hearing():
+        if self._strict or not self._hearing():
             return
-        borrow: Borrow = decode_body(_borrow, data)
+        borrow: Borrow = decode_body(_borrow, message.data)
         now = self._clock()
         lent: list[Credit] = []
         ready = self._shards.ready()
@@ -59,9 +67,13 @@ class Lending:
             self._pool.wish(work_type, peer, short, now + LEND_S)
         self._lend(peer, lent)
 
-    def on_lend(self, data: bytes, peer: str) -> None:
+    def on_lend(self, message: Message, peer: str) -> None:
         """A peer moved slots here, or back here."""
-        lend: Lend = decode_body(_lend, data)
+        lend: Lend = decode_body(_lend, message.data)
+        if self._strict and lend.expires_s > 0:
+            # A peer that lends: its settings are others.
+            self._lend(peer, lend.credits, 0.0)
+            return
         for credit in lend.credits:
             if lend.expires_s > 0:
                 self._pool.borrowed(credit, self._clock() + lend.expires_s, peer)
@@ -69,9 +81,9 @@ class Lending:
                 self._pool.returned(credit)
         self.grant_wishes()
 
-    def give_back(self) -> None:
-        """Return borrowed slots that nothing here can use: the work was done meanwhile."""
-        for lender, unused in self._pool.unused(self._shards.ready()).items():
+    def give_back(self, ready: dict[str, int]) -> None:
+        """Return borrowed slots that nothing `ready` here can use: it was done meanwhile."""
+        for lender, unused in self._pool.unused(ready).items():
             self._lend(lender, unused, 0.0)
 
     def grant_wishes(self) -> None:
@@ -84,11 +96,15 @@ class Lending:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
                 self._lend(*granted)
 
-    def offer(self, live: dict[str, Beat]) -> None:
-        """Move free slots that nothing here can use to peers whose beats show ready work."""
-        if not self._hearing():
+    def offer(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
+        """Move free slots that nothing `ready` here can use to peers whose beats show work.
+
+        To each as many as it lacks once those have given that have more free ones: not every
+        coordinator one for the same item.
+        """
+        if self._strict or len(live) < 2 or not self._hearing():
             return
-        now, ready = self._clock(), self._shards.ready()
+        now = self._clock()
         for work_type in self._pool.waiting():
             if ready.get(work_type):
                 continue
@@ -97,7 +113,8 @@ class Lending:
                     continue
                 number, offered = self._offered.get((peer, work_type), (0, 0))
                 offered = offered if number == beat.number else 0
-                room = min(beat.ready.get(work_type, 0) - offered, LEND_MAX)
+                lacking = self._lacking(work_type, peer, live)
+                room = min(lacking - offered, LEND_MAX)
                 lent = self._pool.lend(work_type, room, now)
                 given = sum(credit.slots for credit in lent)
                 self._offered[peer, work_type] = (beat.number, offered + given)
@@ -106,22 +123,61 @@ class Lending:
     def seek(self, live: dict[str, Beat]) -> bool:
         """Ask peers for slots for what is ready here and has no taker.
 
-        False when it is too early to ask again: call it once more in `SEEK_S`.
+        Once for each time that they are needed, and again while they are still.  False when
+        it is too early for that: call it once more in `SEEK_S`.
         """
-        now = self._clock()
-        if now - self._sought_at < SEEK_S:
-            return False
-        self._sought_at = now
+        if self._strict:
+            self._tell_stranded(live)
+            return True
+        now, later = self._clock(), False
         needed: dict[str, dict[str, int]] = {}
-        for work_type, ready in self._shards.ready().items():
-            if self._pool.wanted([work_type]):
+        unserved = {
+            work_type: count
+            for work_type, count in self._shards.ready().items()
+            if not self._pool.has_free(work_type)
+        }
+        # What was served since is asked for at once when it is needed again.
+        self._sought = {name: at for name, at in self._sought.items() if name in unserved}
+        for work_type, ready in unserved.items():
+            if now - self._sought.get(work_type, -SEEK_S) < SEEK_S:
+                later = True
                 continue
+            self._sought[work_type] = now
             for peer in self._askable(work_type, live):
                 needed.setdefault(peer, {})[work_type] = ready
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
             self._say(subject, _encode(Borrow(types)))
-        return True
+        return not later
+
+    def _lacking(self, work_type: str, peer: str, live: dict[str, Beat]) -> int:
+        """Ready items of the peer that no slots are for: its own, and those of who has more."""
+        beat = live[peer]
+        lacking = beat.ready.get(work_type, 0) - beat.idle.get(work_type, 0)
+        mine = (-self._pool.idle().get(work_type, 0), self._me)
+        for name, other in live.items():
+            if name not in (peer, self._me):
+                idle = other.idle.get(work_type, 0)
+                lacking -= idle if (-idle, name) < mine else 0
+        return max(0, lacking)
+
+    def _tell_stranded(self, live: dict[str, Beat]) -> None:
+        """Say it once when work is ready that only agents of other coordinators could do."""
+        ready = self._shards.ready()
+        for work_type in ready:
+            elsewhere = [name for name, beat in live.items() if work_type in beat.idle]
+            here = work_type in self._pool.served
+            if here or not elsewhere or work_type in self._stranded:
+                continue
+            self._stranded[work_type] = None
+            log.warning(
+                "work is ready, and no agent attached here may do it: SHARD_AFFINITY is strict",
+                coordinator=self._me,
+                work_type=work_type,
+                agents_at=elsewhere,
+            )
+        for work_type in [name for name in self._stranded if name not in ready]:
+            del self._stranded[work_type]
 
     def _askable(self, work_type: str, live: dict[str, Beat]) -> list[str]:
         """The peer with most free slots for this type; all that serve it when none is free."""

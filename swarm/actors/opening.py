@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.surroundings import Surroundings
-from swarm.bus.log import FencedLog, LogReader, StateT
+from swarm.bus.log import FencedLog
+from swarm.bus.log_reader import LogReader, StateT
 from swarm.config import Settings
 from swarm.core.envelope import SHARD_LOG, Kind
 from swarm.core.shard import Shard, ShardRules

@@ -17,6 +17,7 @@ from swarm.messages import (
     Fail,
     Get,
     List,
+    NewItem,
     Prioritize,
     Progress,
     Release,
@@ -64,6 +65,10 @@ class Request(Struct, gc=False):
     session: str = ""
     #: Bytes that the request may add to the log entry.
     size: int = 0
+    #: Of the item that a command is about, where the coordinator has read its id.
+    number: int = 0
+    #: Of a submission that the coordinator that hosts the shard has admitted: its items.
+    specs: list[NewItem] | None = None
 
 
 def decode(request: Request) -> object:

@@ -2,12 +2,13 @@
 
 Any number of routers share a queue group.  A router forwards the bytes as they came,
 with the sender's reply subject, so the answer goes straight back: it decodes no payload
-and waits for nothing.  All that it knows is who beats.
+and waits for nothing.  All that it knows is who beats, and who answers its probes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -15,16 +16,21 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
 from swarm.actors.cluster_copy import ClusterCopy
+from swarm.actors.probing import Prober
 from swarm.actors.sending import Sender, unsubscribe
 from swarm.bus.base import Bus, Message, Subscription
 from swarm.config import Settings
+from swarm.core.balancing import Balancer
 from swarm.core.envelope import FORMAT
+from swarm.core.headers import HEADER_OF
+from swarm.core.health import Health
 from swarm.core.membership import Members
-from swarm.core.routing import choose, least_connections, parse_rules
-from swarm.errors import Refusal
-from swarm.messages import Beat, Description, ShardMap
+from swarm.core.routing import Routing
+from swarm.core.rules import parse_rules
+from swarm.errors import BadConfig, Refusal
+from swarm.messages import Beat, Description, RoutingReport, ShardMap
 from swarm.runtime import Runtime
-from swarm.subjects import Subjects, reply_allowed, sender_of, work_type_of
+from swarm.subjects import MIXED, Subjects, reply_allowed, sender_of, work_type_of
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -45,18 +51,30 @@ class Router(Actor):
         self._send = Sender(bus)
         self._settings = settings
         #: What holds for the whole swarm, as far as is known here.
-        self.cluster = ClusterCopy(bus, shard_map)
+        self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
         self._runtime = runtime or Runtime()
         self._subjects = Subjects(settings.prefix)
         self._clock = asyncio.get_running_loop().time
         self._mailbox: Mailbox[Message] = Mailbox(settings.mailbox_size)
         self._members = Members(settings.missed_s)
-        self._rules = parse_rules(settings.routing_rules) if settings.routing_enabled else {}
+        #: Of this process: several routers may speak as the same sender.
+        self.id = self._runtime.new_name("r")
+        health = Health(
+            settings.health_check_interval_ms / 1000,
+            settings.health_check_timeout_ms / 1000,
+            settings.health_check_rise,
+            settings.health_check_fall,
+        )
+        self._balancer = Balancer(
+            settings.lb_strategy, self.id, settings.slow_start_s, health.response_s
+        )
+        #: What it chooses, and has chosen.
+        self.routing = Routing(self._balancer, health)
+        if settings.routing_enabled:
+            rules = parse_rules(settings.routing_rules, settings.routing_key)
+            self.routing.set_rules(rules, version=0)
+        self._prober = Prober(bus, self._subjects, health, self.id, self._live, self._runtime.wall)
         self._subscriptions: list[Subscription] = []
-        #: Sent to each coordinator since its latest beat.
-        self._given: dict[str, int] = {}
-        #: Messages forwarded, by coordinator.
-        self.forwarded: dict[str, int] = {}
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
         #: Requests dropped because the mailbox was full and no reply was wanted.
@@ -64,7 +82,41 @@ class Router(Actor):
 
     def live(self) -> list[Beat]:
         """The latest beat of each live coordinator, by name."""
-        return list(self._members.live(self._clock()).values())
+        return list(self._live().values())
+
+    def _live(self) -> dict[str, Beat]:
+        return self._members.live(self._clock())
+
+    @property
+    def forwarded(self) -> dict[str, int]:
+        """Messages forwarded, by coordinator."""
+        routing = self.routing
+        names = {*routing.submissions, *routing.sessions}
+        return {
+            name: routing.submissions.get(name, 0) + routing.sessions.get(name, 0)
+            for name in sorted(names)
+        }
+
+    def report(self) -> RoutingReport:
+        """What it has chosen since its start."""
+        report = self.routing.report(self._live(), self._settings.routing_enabled)
+        if report.version:
+            report.by, report.at = self.cluster.rules.by, self.cluster.rules.at
+        return report
+
+    def _cluster_changed(self) -> None:
+        """The swarm's rules hold from here on, whatever the settings say."""
+        stored = self.cluster.rules
+        if not self._settings.routing_enabled or stored.version <= self.routing.version:
+            return
+        try:
+            rules = parse_rules(stored.text, stored.key)
+        except BadConfig as error:
+            # Of a later version: the leader has checked them.
+            log.error("routing rules cannot be used", version=stored.version, why=str(error))
+            return
+        self.routing.set_rules(rules, stored.version)
+        log.info("routing rules", version=stored.version, rules=len(rules.all), by=stored.by)
 
     async def start(self) -> None:
         """Subscribe and begin to route."""
@@ -76,6 +128,8 @@ class Router(Actor):
             await subscribe(subjects.submit("*", "*"), self._on_message, QUEUE_GROUP),
             await subscribe(subjects.attach("*"), self._on_message, QUEUE_GROUP),
             await subscribe(subjects.describe("*"), self._on_message, QUEUE_GROUP),
+            # Every router answers this one.
+            await subscribe(subjects.routes("*"), self._on_message),
         ]
         await super().start()
 
@@ -83,6 +137,7 @@ class Router(Actor):
         """Take nothing more; what was forwarded is answered by others."""
         subscriptions, self._subscriptions = self._subscriptions, []
         await unsubscribe(subscriptions)
+        await self._prober.stop()
         await self.cluster.stop()
         await super().stop()
 
@@ -92,9 +147,11 @@ class Router(Actor):
         except msgspec.MsgspecError as error:
             log.warning("a beat cannot be read", subject=message.subject, error=str(error))
             return
-        self._members.heard(beat, self._clock())
+        now = self._clock()
+        if self._members.heard(beat, now):
+            self._balancer.heard(beat, now)
+            self._prober.look()
         self.cluster.heard(beat)
-        self._given.pop(beat.coordinator, None)
 
     def _on_message(self, message: Message) -> None:
         if not self._mailbox.put(message):
@@ -115,26 +172,44 @@ class Router(Actor):
             return
         kind = message.subject[len(self._settings.prefix) + 1 :].split(".", 1)[0]
         try:
-            if kind == "describe":
-                await self._describe(message)
-            elif kind == "attach":
-                await self._attach(message, sender)
-            else:
-                await self._submit(message, sender)
+            match kind:
+                case "describe":
+                    await self._describe(message)
+                case "routes":
+                    await self._tell_routes(message)
+                case "attach":
+                    await self._attach(message, sender)
+                case _:
+                    await self._submit(message, sender)
         except Refusal as refusal:
             if message.reply:
                 await self._send(message.reply, error_reply(refusal))
 
     async def _submit(self, message: Message, sender: str) -> None:
-        live = self._members.live(self._clock())
-        target = choose(self._rules, work_type_of(message.subject), live, self._given)
-        subject = self._subjects.coordinator(self._alive(target), "submit", sender)
-        await self._send(subject, message.data, message.reply)
+        work_type = work_type_of(message.subject)
+        target = self.routing.submission(work_type, message.headers, self._live(), self._clock())
+        subject = self._subjects.coordinator(_alive(target), "submit", sender)
+        headers = self._handed_on(work_type, message.headers)
+        await self._send(subject, message.data, message.reply, headers)
+
+    def _handed_on(
+        self, work_type: str, headers: Mapping[str, str] | None
+    ) -> dict[str, str] | None:
+        """What the coordinator is to compare the items with: that by which they were routed."""
+        found = {}
+        if headers:
+            found = {name: headers[name] for name in HEADER_OF.values() if name in headers}
+        rules = self.routing.rules
+        if rules.all and rules.key == "work_type" and work_type != MIXED:
+            found[HEADER_OF["work_type"]] = work_type
+        return found or None
 
     async def _attach(self, message: Message, sender: str) -> None:
-        target = self._alive(least_connections(self._members.live(self._clock()), self._given))
-        self._given[target] = self._given.get(target, 0) + 1
-        headers = {"Swarm-Session": self._runtime.new_name("s")}
+        target = _alive(self.routing.session(self._live(), self._clock()))
+        headers = {
+            "Swarm-Session": self._runtime.new_name("s"),
+            "Swarm-Router": f"{self.id}.{self._balancer.number(target)}",
+        }
         subject = self._subjects.coordinator(target, "attach", sender)
         await self._send(subject, message.data, message.reply, headers)
 
@@ -143,8 +218,12 @@ class Router(Actor):
         if message.reply:
             await self._send(message.reply, _encode(described))
 
-    def _alive(self, target: str | None) -> str:
-        if target is None:
-            raise Refusal("unavailable", "no coordinator is alive; start one, or wait", retry=True)
-        self.forwarded[target] = self.forwarded.get(target, 0) + 1
-        return target
+    async def _tell_routes(self, message: Message) -> None:
+        if message.reply:
+            await self._send(message.reply, _encode(self.report()))
+
+
+def _alive(target: str | None) -> str:
+    if target is None:
+        raise Refusal("unavailable", "no coordinator is alive; start one, or wait", retry=True)
+    return target

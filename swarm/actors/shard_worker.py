@@ -21,7 +21,7 @@ from swarm.actors.deciding import EVENT_BYTES, Deciding, numbers_of
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
-from swarm.actors.sending import unsubscribe
+from swarm.actors.sending import let_out, unsubscribe
 from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
 from swarm.bus.base import Message, Subscription
@@ -31,7 +31,7 @@ from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
-from swarm.messages import Claimed, ShardStats, Submitted
+from swarm.messages import ShardStats
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -179,9 +179,9 @@ class ShardWorker(Actor):
         self._ticked = True
         self._mailbox.wake()
 
-    def look_for_slots(self) -> None:
-        """Slots may have come free: wake up if there is ready work for one of them."""
-        if self._around.pool.wanted([name for name, count in self.ready.items() if count]):
+    def look_for_work(self, work_types: list[str]) -> None:
+        """Slots for these types are free: wake up if there is ready work for one of them."""
+        if any(map(self.ready.get, work_types)):
             self._mailbox.wake()
 
     def knows(self, agent: str, session: str) -> bool:
@@ -241,6 +241,8 @@ class ShardWorker(Actor):
 
     async def _round(self) -> bool:
         """Decide, append, answer; returns whether there is more to do at once."""
+        if not self._has_work():
+            return False
         batch = self._new_batch()
         answers = Answers()
         ticked, self._ticked = self._ticked, False
@@ -256,28 +258,38 @@ class ShardWorker(Actor):
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
-            self._counting.walk(ticked=ticked)
+            self._counting.walk(0, ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
             # While it is under way nothing is decided, but answers can be encoded.
-            await asyncio.sleep(0)
+            await let_out()
             ready = answers.encoded(
                 self._around.subjects, self._around.coordinator, self._bus.max_payload
             )
             seq = await append
         finally:
-            append.cancel()
+            if not append.done():
+                append.cancel()
+                await asyncio.wait([append])
             # Whoever stops us does not want to know how it ended.
-            await asyncio.wait([append])
             _ = append.cancelled() or append.exception()
         self._account(batch, answers, started)
-        self._counting.walk(ticked=ticked)
+        self._counting.walk(len(batch.events), ticked=ticked)
         await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
-        return bool(self._mailbox) or bool(self._deciding.wanted())
+        more = bool(self._mailbox) or bool(self._deciding.wanted())
+        if more:
+            await let_out()
+        return more
+
+    def _has_work(self) -> bool:
+        """Whether a round has anything to decide: others may have taken what woke us up."""
+        # What comes with time alone is looked at with a tick.
+        waits = self._ticked or self._mailbox or self._keeping.archived
+        return bool(waits or self._deciding.wanted())
 
     def _new_batch(self) -> decide.Batch:
         around = self._around
@@ -302,26 +314,21 @@ class ShardWorker(Actor):
 
     def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
         """As many requests as fit into one entry; returns the bytes that they may take."""
-        bytes_used = EVENT_BYTES * len(batch.events)
+        take, texts = self._deciding.take, 0
+        # The largest request takes half of an entry, so this leaves room for slots.
+        room = self._bus.max_payload // 4
         for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
-            # The largest request takes half of an entry, so this leaves room for slots.
-            if bytes_used > self._bus.max_payload // 4:
+            if EVENT_BYTES * len(batch.events) + texts > room:
                 break
             request = self._mailbox.pop()
-            events = len(batch.events)
-            self._deciding.take(request, batch, answers)
-            bytes_used += EVENT_BYTES * (len(batch.events) - events) + request.size
-        return bytes_used
+            take(request, batch, answers)
+            texts += request.size
+        return EVENT_BYTES * len(batch.events) + texts
 
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
         """The batch is durable: leases run, waiters are answered, counts may be shown."""
         now = self._clock()
-        for event in batch.events:
-            if isinstance(event, Submitted):
-                continue
-            for number in numbers_of(event):
-                self._deciding.follow(number, now, new_claim=isinstance(event, Claimed))
-                self._deciding.changed(number, answers)
+        self._deciding.durable(batch.events, now, answers)
         if now - started > self._around.settings.missed_s:
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)
@@ -359,9 +366,9 @@ class ShardWorker(Actor):
 
     def _restart_leases(self, now: float) -> None:
         """Nobody could be heard for a while: all leases run anew, in full."""
-        for number, _ in self._shard.holds():
+        for number, hold in self._shard.holds():
             if number not in self._leases:
-                self._deciding.follow(number, now, new_claim=True)
+                self._deciding.begin_lease(number, hold, now)
         self._leases.restart(now)
 
     def _look_after_time(self, batch: decide.Batch, answers: Answers) -> None:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from swarm.actors.actor import Actor
 from swarm.actors.opening import ShardReader, shard_reader
 from swarm.actors.surroundings import Surroundings
-from swarm.bus.log import LOOK_AGAIN_S, SLICE_S
+from swarm.bus.log_reader import LOOK_AGAIN_S, SLICE_S
 from swarm.core.shard import Shard
 from swarm.errors import BadConfig, BusError, Undecodable
 

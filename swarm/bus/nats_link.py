@@ -140,7 +140,8 @@ class NatsLink:
         """See `Bus.publish`.  Everything that this bus sends goes through here."""
         if self._closing:
             raise BusUnavailable(f"the connection of {self.sender} is closed")
-        check_size(self._max_payload, subject, data, headers)
+        if headers or len(data) > self._max_payload:
+            check_size(self._max_payload, subject, data, headers)
         if len(subject) + len(reply) > 1000:
             check_line(subject, reply)
         client = self._client

@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dead": ("swarm.cli.dead", "dead items: list them, bring them back"),
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
     "shards": ("swarm.cli.shards", "where items are, how evenly; change it"),
+    "routes": ("swarm.cli.routes", "routing rules, and what routers have chosen"),
+    "health": ("swarm.cli.health", "whether every coordinator is alive and ready"),
     "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
     "log": ("swarm.cli.log", "save a shard's log into a file, or restore it from one"),
     "claim": ("swarm.cli.shell", "take one work item (for shell agents)"),

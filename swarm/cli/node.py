@@ -10,6 +10,7 @@ from typing import Any
 from swarm.cli import common, settings
 from swarm.cli.main import DONE
 from swarm.cli.quick import import_lean
+from swarm.discovery.base import SEEDS
 from swarm.errors import BadInput
 
 HTTP_HOST = "0.0.0.0"
@@ -33,12 +34,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--id", required=True, type=common.token, metavar="NAME", help="for a coordinator: its name"
     )
-    parser.add_argument("--nats-url", metavar="URL", help="default: NATS_URL")
+    parser.add_argument(
+        "--nats-url",
+        metavar="URL",
+        help="default: NATS_URL; discovery:SERVICE asks COORDINATOR_DISCOVERY where it is",
+    )
     parser.add_argument(
         "--http-host",
         default=HTTP_HOST,
         metavar="ADDRESS",
-        help=f"where /health and /ready are answered (default: {HTTP_HOST})",
+        help=f"where HTTP is answered (default: {HTTP_HOST})",
     )
     parser.add_argument(
         "--http-port",
@@ -64,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     url = args.nats_url or os.environ.get("NATS_URL", "").strip()
     if not url:
         raise BadInput("which NATS server? name it with --nats-url or NATS_URL")
-    common.check_url(url)
+    if not url.startswith(SEEDS):
+        common.check_url(url)
     port = None if args.http_port is None else str(args.http_port)
     read, path = settings.read_settings(args, HTTP_PORT=port)
     import_lean(url)
@@ -83,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         settings=read,
         http_host=None if args.no_http else args.http_host,
         http_port=read.http_port,
+        http_address=os.environ.get("SWARM_HTTP_ADDRESS", "").strip(),
         connect_s=args.connect_timeout,
         store_dir=Path(store_dir) if store_dir else None,
     )

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from swarm.core.checks import read_item, too_large
+from swarm.core.headers import contradiction
 from swarm.core.ids import CLOCK_AHEAD_MAX_S, is_uuid7, uuid7_ms
 from swarm.core.sharding import before, shard_of
 from swarm.errors import Refusal
@@ -24,6 +25,8 @@ class Admitted(Struct):
     refused: list[SubmitResult]
     #: Bytes of each part's items.
     sizes: dict[int, int]
+    #: Each part's items as they were read, to be checked no second time in this process.
+    specs: dict[int, list[NewItem]]
     #: By part: the shards that may have items of it already, and their indexes.
     asks: dict[int, dict[int, list[int]]]
 
@@ -34,32 +37,42 @@ def admit(
     map_: ShardMap,
     item_bytes_max: int,
     adopted: Mapping[int, float] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Admitted:
     """Sort the items of `submit` (which has a command id) by shard; refuse the bad ones.
 
     `adopted`: shards that are known to have adopted this map, and a time at which they had.
+    `headers` say what it was routed by; if an item is of another kind than they say, all is
+    refused.
     """
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
-    admitted, maps = Admitted({}, [], {}, {}), before(map_)
+    admitted, maps = Admitted({}, [], {}, {}, {}), before(map_)
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
             _check_dependencies(item, map_.shard_count)
+            wrong = contradiction(item, headers) if headers else ""
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
             admitted.refused.append(SubmitResult(index, error=error))
             continue
+        if wrong:
+            raise Refusal("bad_request", f"item {index}: {wrong}")
         shard = shard_of(item, submit.command_id, index, sender, map_)
         part = admitted.parts.get(shard)
         if part is None:
             part = ShardSubmit(submit.command_id, [], [], map_.version, submit.retry)
             admitted.parts[shard] = part
             admitted.sizes[shard] = 0
+            admitted.specs[shard] = []
         part.items.append(Raw(canonical))
         part.indexes.append(index)
         admitted.sizes[shard] += len(canonical)
+        admitted.specs[shard].append(item)
+        if not maps:
+            continue
         earlier = [shard_of(item, submit.command_id, index, sender, one) for one in maps]
         if any(other != shard for other in earlier):
             part.moved.append(index)

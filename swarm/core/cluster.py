@@ -20,7 +20,7 @@ from msgspec import Raw, structs
 
 from swarm.core.decide.batch import check_id
 from swarm.core.ids import command_order, uuid7_ms
-from swarm.core.routing import parse_rules
+from swarm.core.rules import ROUTING_KEYS, parse_rules
 from swarm.core.sharding import accepting
 from swarm.errors import BadConfig, Refusal
 from swarm.messages import (
@@ -55,6 +55,7 @@ RESTATE_AFTER = 256
 #: Most characters of each side of a conflict.  (All that is remembered fits into an entry.)
 SIDE_CHARS_MAX = 300
 
+_KEYS = ", ".join(ROUTING_KEYS)
 _encode = msgspec.json.Encoder().encode
 _decode_reply = msgspec.json.Decoder(ControlReply).decode
 Command = SetRules | TellConflict | Resize
@@ -158,7 +159,8 @@ class ClusterBatch:
     """The events decided so far for one entry, applied as they are decided.
 
     `coordinators`: those among which the leader's settings place shards.  `old_members`:
-    those alive that know nothing of changing maps.
+    those alive that know nothing of changing maps.  `routing_key`: what the settings say
+    that submissions are routed by.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class ClusterBatch:
         coordinators: Sequence[str] = (),
         old_members: Sequence[str] = (),
         dedupe_window_s: float = COMMANDS_S,
+        routing_key: str = "work_type",
     ) -> None:
         self.cluster = cluster
         self.nonce = nonce
@@ -176,6 +179,7 @@ class ClusterBatch:
         self.coordinators = coordinators
         self.old_members = old_members
         self.dedupe_window_s = dedupe_window_s
+        self.routing_key = routing_key
         self.events: list[ClusterEvent] = []
 
     def add(self, event: ClusterEvent) -> None:
@@ -299,18 +303,15 @@ def _set_rules(command: SetRules, sender: str, out: ClusterBatch) -> None:
             f"the rules were edited as of version {command.based_on}, but there is version "
             f"{cluster.rules.version} by {cluster.rules.by or 'nobody'}; read it and edit that",
         )
+    key = command.key or out.routing_key
+    if key not in ROUTING_KEYS:
+        raise Refusal("bad_request", f"submissions cannot be routed by {key!r}; allowed: {_KEYS}")
     try:
-        rules = parse_rules(text)
+        parse_rules(text, key, out.coordinators)
     except BadConfig as error:
         raise Refusal("bad_request", f"{error}; the old rules stay") from error
-    for work_type, target in rules.items():
-        if target not in out.coordinators:
-            raise Refusal(
-                "bad_request",
-                f"the rules send {work_type!r} to {target!r}, which is no coordinator of this "
-                f"swarm; there are: {', '.join(out.coordinators)}; the old rules stay",
-            )
-    out.add(RulesSet(RoutingRules(cluster.rules.version + 1, text, sender, out.now)))
+    assert out.coordinators, "a swarm has some"
+    out.add(RulesSet(RoutingRules(cluster.rules.version + 1, text, sender, out.now, key)))
 
 
 def _tell_conflict(command: TellConflict, sender: str, out: ClusterBatch) -> None:

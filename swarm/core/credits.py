@@ -19,6 +19,12 @@ from swarm.messages import Credit
 #: After this long without sending anything, what is still on its way counts as lost.
 SETTLE_S = 5.0
 
+#: Whose work free slots are for: first that of the shards of the coordinator where they are;
+#: anybody's alike; only that of those shards.
+SHARD_AFFINITIES = ("local", "none", "strict")
+#: Slots that our own shards take, while they have work, for each one that goes to a peer.
+OWN_TURNS = {"local": 3, "none": 1, "strict": 1}
+
 Key = tuple[str, str]
 
 
@@ -41,11 +47,12 @@ class Slots(Struct):
     expires_at: float | None = None
     #: The coordinator that lent them.
     lender: str = ""
+    #: Tells a session apart, and its lent slots from its own.
+    key: Key = ("", "")
 
-    @property
-    def key(self) -> Key:
-        """Tells a session apart, and its lent slots from its own."""
-        return (self.agent, self.session if self.expires_at is None else self.session + "~lent")
+    def __post_init__(self) -> None:
+        lent = self.expires_at is not None
+        self.key = (self.agent, self.session + "~lent" if lent else self.session)
 
 
 class Wish(Struct):
@@ -57,9 +64,14 @@ class Wish(Struct):
 
 
 class CreditPool:
-    """All sessions of a coordinator, and who waits for work of which type."""
+    """All sessions of a coordinator, and who waits for work of which type.
 
-    def __init__(self) -> None:
+    `own_turns`: see `OWN_TURNS`.
+    """
+
+    def __init__(self, own_turns: int = 1) -> None:
+        assert own_turns >= 1, "our own shards would starve"
+        self._own_turns = own_turns
         self.sessions: dict[Key, Slots] = {}
         #: Attached sessions by agent.
         self._of_agent: dict[str, dict[str, None]] = {}
@@ -67,11 +79,10 @@ class CreditPool:
         self._waiting: dict[str, OrderedDict[Key, Slots]] = {}
         #: Attached sessions by work type.
         self.served: dict[str, int] = {}
-        #: Free slots of attached sessions by work type.
-        self._free: dict[str, int] = {}
         self._wishes: dict[str, deque[Wish]] = {}
-        #: Types whose last free slot went to a wish: the next one is ours.
-        self._turn: dict[str, bool] = {}
+        #: By type: of the next free slots, those that are ours, since the last one that went
+        #: to a wish.
+        self._owed: dict[str, int] = {}
         #: Free slots that wishes leave to our own shards, until those take them.
         self._kept: dict[str, int] = {}
 
@@ -253,22 +264,25 @@ class CreditPool:
     ) -> tuple[str, list[Credit]] | None:
         """The peer that the next free slot goes to, with the slot; None: it is ours.
 
-        Slots go to peers and to our own shards in turn while both have work, so that
-        an item waits no longer because its shard is elsewhere.
+        While both have work, one slot goes to a peer after `own_turns` for our own shards,
+        so that no item waits for ever because its shard is elsewhere.
         """
         wishes = self._wishes.get(work_type)
         while wishes and wishes[0].expires_at < now:
             wishes.popleft()
         if not wishes:
             return None
-        free = self._free.get(work_type, 0)
+        free = self._free(work_type)
         kept = min(self._kept.get(work_type, 0), free) if ready_here else 0
-        if ready_here and free > kept and self._turn.pop(work_type, False):
-            kept += 1
+        if ready_here:
+            owed = self._owed.get(work_type, 0)
+            more = min(owed, free - kept)
+            self._owed[work_type] = owed - more
+            kept += more
         self._kept[work_type] = kept
         if free <= kept:
             return None
-        self._turn[work_type] = True
+        self._owed[work_type] = self._own_turns
         wish = wishes.popleft()
         wish.slots -= 1
         if wish.slots:
@@ -281,30 +295,34 @@ class CreditPool:
 
     def idle(self) -> dict[str, int]:
         """Free slots by type, of sessions attached here; 0 where all are busy."""
-        return {work_type: self._free.get(work_type, 0) for work_type in self.served}
+        return {work_type: self._free(work_type) for work_type in self.served}
 
     # ------------------------------------------------------------------------------------
 
     def _set_free(self, slots: Slots, free: int) -> None:
         assert free >= 0, f"{slots.key} has {free} free slots"
-        here = slots.expires_at is None
-        for work_type in slots.work_types:
-            waiting = self._waiting.get(work_type)
-            if waiting is None:
-                waiting = self._waiting[work_type] = OrderedDict()
-            if free > 0:
-                waiting.setdefault(slots.key, slots)
-            else:
-                waiting.pop(slots.key, None)
-            if here:
-                self._free[work_type] = self._free.get(work_type, 0) + free - slots.free
-        slots.free = free
+        had, slots.free = slots.free, free
+        # Who has free slots waits; who had some keeps its place.
+        if free and not had:
+            for work_type in slots.work_types:
+                waiting = self._waiting.get(work_type)
+                if waiting is None:
+                    waiting = self._waiting[work_type] = OrderedDict()
+                waiting[slots.key] = slots
+        elif had and not free:
+            for work_type in slots.work_types:
+                del self._waiting[work_type][slots.key]
+
+    def _free(self, work_type: str) -> int:
+        """Free slots of attached sessions for this type."""
+        waiting = self._waiting.get(work_type, OrderedDict())
+        return sum(slots.free for slots in waiting.values() if slots.expires_at is None)
 
     def _forget(self, work_type: str) -> None:
         """Nobody attached here serves this type any more."""
-        assert not self._free.pop(work_type, 0), "free slots are those of sessions"
+        assert not self._free(work_type), "free slots are those of sessions"
         self._wishes.pop(work_type, None)
-        self._turn.pop(work_type, None)
+        self._owed.pop(work_type, None)
         self._kept.pop(work_type, None)
         if not self._waiting.get(work_type):
             self._waiting.pop(work_type, None)

@@ -42,9 +42,10 @@ class _Lane:
 
     def smallest(self) -> int:
         """The smallest number of both, 0 when there is none."""
-        if self.returned and (not self.fresh or self.returned[0] < self.fresh[0]):
-            return self.returned[0]
-        return self.fresh[0] if self.fresh else 0
+        fresh, returned = self.fresh, self.returned
+        if returned and (not fresh or returned[0] < fresh[0]):
+            return returned[0]
+        return fresh[0] if fresh else 0
 
     def pop(self, number: int) -> None:
         """Remove the smallest number, which is `number`."""
@@ -71,10 +72,15 @@ class Lanes:
 
     def add(self, item: Item) -> None:
         """A queued item takes the place that its number gives it."""
-        lane = self._lane(item)
-        lane.add(item.number)
-        self.ready[item.work_type] += 1
-        if not lane.head or item.number < lane.head:
+        work_type, number = item.work_type, item.number
+        lanes = self._lanes.get(work_type)
+        if lanes is None:
+            lanes = self._lanes[work_type] = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
+            self.ready[work_type] = 0
+        lane = lanes[item.rank]
+        lane.add(number)
+        self.ready[work_type] += 1
+        if not lane.head or number < lane.head:
             self._set_head(lane, item)
 
     def best(self, work_types: Iterable[str]) -> int | None:
@@ -97,9 +103,10 @@ class Lanes:
         Only heads are looked for: another one is left in its place, stale, and passed
         over when the lane comes to it.
         """
-        lane = self._lane(item)
-        assert self.ready[item.work_type] > 0, f"item {item.number} was not ready"
-        self.ready[item.work_type] -= 1
+        work_type = item.work_type
+        lane = self._lanes[work_type][item.rank]
+        assert self.ready[work_type] > 0, f"item {item.number} was not ready"
+        self.ready[work_type] -= 1
         if lane.head == item.number:
             lane.pop(item.number)
             self._next_head(lane, item)
@@ -109,31 +116,26 @@ class Lanes:
         for work_type, lanes in self._lanes.items():
             for lane in lanes:
                 for number in dict.fromkeys(lane):
-                    if self._is_ready(number, work_type, lane.rank):
+                    item = self._items.get(number)
+                    if item is not None and _is_in(item, work_type, lane.rank):
                         yield number
 
     def _next_head(self, lane: _Lane, left: Item) -> None:
         while number := lane.smallest():
-            if number != left.number and self._is_ready(number, left.work_type, lane.rank):
-                self._set_head(lane, self._items[number])
+            item = self._items.get(number)
+            if item is not None and item is not left and _is_in(item, left.work_type, lane.rank):
+                self._set_head(lane, item)
                 return
             lane.pop(number)
         lane.head = 0
-
-    def _is_ready(self, number: int, work_type: str, rank: int) -> bool:
-        item = self._items.get(number)
-        if item is None or item.rank != rank or item.work_type != work_type:
-            return False
-        return item.hold is None and item.end is None and item.pause is None
 
     def _set_head(self, lane: _Lane, item: Item) -> None:
         lane.head = item.number
         lane.score = item.submitted_at + lane.rank * self._ageing_s
 
-    def _lane(self, item: Item) -> _Lane:
-        lanes = self._lanes.get(item.work_type)
-        if lanes is None:
-            lanes = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
-            self._lanes[item.work_type] = lanes
-            self.ready[item.work_type] = 0
-        return lanes[item.rank]
+
+def _is_in(item: Item, work_type: str, rank: int) -> bool:
+    """Whether the item is ready in the lane of this type and rank."""
+    if item.hold is not None or item.end is not None or item.pause is not None:
+        return False
+    return item.rank == rank and item.work_type == work_type

@@ -64,8 +64,10 @@ class Leases:
     def start(self, number: int, lease_s: float, now: float, progress_s: float = 0.0) -> None:
         """The item was claimed; with `progress_s`, its work must be seen to advance, too."""
         assert lease_s > 0, "a lease of no length lapses before it is heard of"
-        lease = self._leases[number] = _Lease(lease_s, now + lease_s, progress_s=progress_s)
-        _await_progress(lease, now)
+        lease = self._leases[number] = _Lease(lease_s, now + lease_s)
+        if progress_s:
+            lease.progress_s = progress_s
+            _await_progress(lease, now)
 
     def end(self, number: int) -> None:
         """The item is not held any more."""

@@ -26,19 +26,20 @@ class Members:
         self._left: dict[str, str] = {}
         self._heirless: list[str] = []
 
-    def heard(self, beat: Beat, now: float) -> None:
-        """A beat arrived; one that was overtaken by a later one changes nothing."""
+    def heard(self, beat: Beat, now: float) -> bool:
+        """A beat arrived; whether it is the latest: one that was overtaken changes nothing."""
         if self._left.get(beat.coordinator) == beat.instance:
-            return
+            return False
         known = self._heard.get(beat.coordinator)
         if known is not None:
             same = known.beat.instance == beat.instance
             if same and beat.number <= known.beat.number:
-                return
+                return False
         if beat.leaving:
             self._leave(beat)
-            return
+            return False
         self._heard[beat.coordinator] = _Heard(beat, now)
+        return True
 
     def _leave(self, beat: Beat) -> None:
         self._left[beat.coordinator] = beat.instance

@@ -15,8 +15,19 @@ _ITEM_BYTES = 400
 LOOKED_AT_MAX = 10_000
 
 
-def find(shard: Shard, work_item_id: str) -> Item:
-    """This item of this shard; refuses an unknown one, `NotInMemory` for an archived one."""
+def find(shard: Shard, work_item_id: str, number: int = 0) -> Item:
+    """This item of this shard; refuses an unknown one, `NotInMemory` for an archived one.
+
+    `number`: what the id says, if somebody has read it and found it to name this shard.
+    """
+    found = shard.items.get(number or _number(shard, work_item_id))
+    if found is None:
+        found = _not_in_items(shard, work_item_id)
+    return found
+
+
+def _number(shard: Shard, work_item_id: str) -> int:
+    """The number in an item's id; refuses what is none, or one of another shard."""
     try:
         number_of_shard, number = parse_item_id(work_item_id)
     except BadInput as error:
@@ -26,12 +37,17 @@ def find(shard: Shard, work_item_id: str) -> Item:
             "bad_request",
             f"work item {work_item_id} is in shard {number_of_shard}, this is shard {shard.number}",
         )
-    found = shard.items.get(number) or shard.thawed.get(number)
-    if found is None and 0 < number < shard.next_number:
+    return number
+
+
+def _not_in_items(shard: Shard, work_item_id: str) -> Item:
+    number = _number(shard, work_item_id)
+    found = shard.thawed.get(number)
+    if found is not None:
+        return found
+    if 0 < number < shard.next_number:
         raise NotInMemory(number)
-    if found is None:
-        raise Refusal("unknown_item", f"there is no work item {work_item_id}")
-    return found
+    raise Refusal("unknown_item", f"there is no work item {work_item_id}")
 
 
 def check_query(query: List) -> None:

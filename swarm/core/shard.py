@@ -36,12 +36,13 @@ from swarm.core.life import LIFE
 from swarm.core.tally import Tally, Walked
 from swarm.core.timers import Timers
 from swarm.core.trail import Trail
-from swarm.core.work import RANK, Spec, read_spec, story_of, unresolved, untold, weight
+from swarm.core.work import RANK, Spec, burden, read_spec, story_of, unresolved, untold, weight
 from swarm.messages import (
     ENDED,
     STATUSES,
     Accepted,
     Archived,
+    Claimed,
     Copied,
     Dependency,
     Due,
@@ -116,6 +117,8 @@ class Shard:
         self.untold: dict[int, None] = {}
         #: Ended items by how they ended, in the order of their ends; some have gone since.
         self.finished: dict[Status, deque[int]] = {status: deque() for status in ENDED}
+        #: Of the items whose work must be seen to advance: how often, in seconds.
+        self.progress_s: dict[int, float] = {}
         self.trail = Trail(self.items)
         #: Items by status, and what the latest walk over them has found.
         self.tally = Tally(self.items)
@@ -137,18 +140,25 @@ class Shard:
     def apply(self, event: Event, now: float, nonce: str) -> None:
         """Fold one event of entry `self.seq`, with the entry's `now` and owner nonce."""
         self.now, self.nonce = now, nonce
-        life = LIFE.get(type(event))
+        kind = type(event)
+        life = LIFE.get(kind)
         if life is None:
-            _APPLY[type(event)](self, event)
+            _APPLY[kind](self, event)
             return
         number: int = getattr(event, "n")  # noqa: B009 - events of items have it
         item = self.items.get(number)
         if item is not None:
-            weighed, before = weight(item), item.status
+            if kind is Claimed:
+                # Every item is claimed, and weighs as much as before.
+                life(self, item, event)
+                self.tally.moved(number, "queued", "claimed")
+                return
+            weighed, before = burden(item), item.status
             life(self, item, event)
-            self.live_bytes += weight(item) - weighed
-            if item.status != before:
-                self.tally.moved(number, before, item.status)
+            self.live_bytes += burden(item) - weighed
+            after = item.status
+            if after != before:
+                self.tally.moved(number, before, after)
             return
         assert not self.complete, f"{event} is about an item that there is not"
         upkeep.pass_by(self, event)
@@ -181,6 +191,8 @@ class Shard:
         else:
             self.schedule(item, spec.not_before)
         self.tally.added(item)
+        if spec.progress_s:
+            self.progress_s[number] = spec.progress_s
         if spec.deadline:
             self.timers.add(spec.deadline, number)
         if spec.idempotency_key:
@@ -193,9 +205,9 @@ class Shard:
             if item is None:
                 assert not self.complete, f"item {number} is due, and there is none"
                 continue
-            weighed, before = weight(item), item.status
+            weighed, before = burden(item), item.status
             self.resume(item)
-            self.live_bytes += weight(item) - weighed
+            self.live_bytes += burden(item) - weighed
             self.tally.moved(number, before, item.status)
 
     # --- steps that events are made of ---------------------------------------------
@@ -210,6 +222,7 @@ class Shard:
     def drop(self, item: Item) -> None:
         """The item is not part of the state any more."""
         del self.items[item.number]
+        self.progress_s.pop(item.number, None)
         self.tally.removed(item)
         self.live_bytes -= weight(item)
 
@@ -355,6 +368,8 @@ class Shard:
             assert bool(unresolved(item)) or not blocked, "blocked by nothing"
             assert (number in self.untold) == bool(untold(item)), "index of untold dependents"
             assert item.end is None or number in finished[item.end.status], "ended items"
+            progress_s = self.progress_s.get(number, 0.0)
+            assert read_spec(item.spec).progress_s == progress_s, "index of progress demanded"
         stated = [item.seq for item in self.trail]
         assert len(stated) == len(self.items), "every item is on the trail, once"
         assert stated == sorted(stated), "the trail is in the order of the log"

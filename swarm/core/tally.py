@@ -51,7 +51,7 @@ class Tally:
 
     def moved(self, number: int, before: Status, after: Status) -> None:
         """The item has changed."""
-        # Once or twice in the life of every item: spelled out.
+        # Twice in the life of every item: spelled out.
         counts = self.counts
         counts[before] -= 1
         counts[after] += 1
@@ -73,12 +73,12 @@ class Tally:
         """
         assert numbers > 0, "a walk that does not move never ends"
         end = min(self._passed + numbers, next_number)
-        items, found = self._items, self.found
-        for number in range(self._passed, end):
-            item = items.get(number)
+        found, lowest = self.found, self._lowest
+        for item in map(self._items.get, range(self._passed, end)):
             if item is not None:
                 found[item.status] += 1
-                self._lowest = self._lowest or number
+                lowest = lowest or item.number
+        self._lowest = lowest
         self._passed = max(end, self._passed)
         return end >= next_number
 

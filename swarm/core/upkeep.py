@@ -26,7 +26,7 @@ from msgspec import Raw, Struct
 
 from swarm.core.dedupe import Group
 from swarm.core.life import LIFE, REMEMBERED
-from swarm.core.work import deadline_of
+from swarm.core.work import deadline_of, read_spec
 from swarm.messages import (
     ENDED,
     Archived,
@@ -109,6 +109,10 @@ def _take_in(shard: Shard, item: Item) -> None:
     else:
         shard.lanes.add(item)
     shard.tally.added(item)
+    progress_s = read_spec(item.spec).progress_s
+    if progress_s:
+        # Of an ended one, too: a dead one can be brought back.
+        shard.progress_s[item.number] = progress_s
     if item.end is not None:
         return
     if item.story is not None and item.story.ask is not None:

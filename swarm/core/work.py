@@ -190,7 +190,14 @@ def _tell_story(seen: WorkItem, story: Story) -> None:
 
 def weight(item: Item) -> int:
     """Roughly the bytes of the item in an entry that copies it forward."""
-    size = ITEM_BYTES + len(memoryview(item.spec))
+    return ITEM_BYTES + len(memoryview(item.spec)) + burden(item)
+
+
+def burden(item: Item) -> int:
+    """What the item's weight has gained since it was submitted."""
+    if item.end is None and item.pause is None and item.story is None:
+        return 0
+    size = 0
     if item.end is not None:
         size += len(memoryview(item.end.result)) + len(item.end.error)
     if item.pause is not None and item.pause.status == "waiting":

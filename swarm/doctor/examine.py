@@ -10,7 +10,7 @@ import msgspec
 from swarm.actors import shard_map
 from swarm.actors.opening import RESTORING, KnownLog, key_of, shard_rules_of
 from swarm.bus.base import Bus
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.config import Settings
 from swarm.core.audit import Edges, Finding, Unheard, edges_of, unheard
 from swarm.core.audit.edges import count_edges

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from swarm.bus.base import Bus, Entry
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.core.audit import LogAudit, Refold
 from swarm.core.shard import ShardRules
 
@@ -130,6 +130,12 @@ class LogReading:
             return
         for _ in range(TRIES):
             info = await self._bus.log_info(self._log)
+            if info.first_seq > wanted:
+                # Purged meanwhile, as a later mark allows: what it made up for comes before
+                # that mark, and perhaps behind where we are.
+                if not await self._read_on(info.last_seq):
+                    continue
+                wanted = audit.refold_from()
             start = max(wanted, info.first_seq)
             if start > audit.at + 1:
                 break

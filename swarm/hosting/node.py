@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,16 @@ from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
-from swarm.errors import BadConfig, BadInput, BusError, StateMissing
+from swarm.discovery.base import SEEDS
+from swarm.errors import BadConfig, BadInput, BusError, DiscoveryFailed, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects, check_token
 
 if TYPE_CHECKING:
+    from swarm.discovery.following import Discovery
+    from swarm.web.api import Api
     from swarm.web.http import HttpServer
 
 log = structlog.get_logger()
@@ -52,6 +56,8 @@ class NodePlan:
     #: Where to answer HTTP; None: nowhere.
     http_host: str | None = None
     http_port: int = 0
+    #: Where others reach that, as ``host:port``; empty: found out.
+    http_address: str = ""
     #: How long to try to reach NATS at the start.
     connect_s: float = 30.0
     #: Where NATS stores, if that is on this machine.
@@ -86,6 +92,8 @@ class Node:
         self.coordinator: Coordinator | None = None
         self.router: Router | None = None
         self._http: HttpServer | None = None
+        self._api: Api | None = None
+        self._discovery: Discovery | None = None
 
     # --- life ------------------------------------------------------------------------
 
@@ -101,12 +109,15 @@ class Node:
         bus, map_ = self._bus, self._map
         assert bus is not None, "reached, or raised"
         assert map_ is not None, "agreed, or raised"
+        if self._api is not None:
+            self._api.connected(bus)
         self._beats = await bus.subscribe(Subjects(plan.settings.prefix).beat("*"), self._on_beat)
         if "router" in plan.roles:
             self.router = Router(bus, plan.settings, map_, self._runtime)
             await self.router.start()
         if "coordinator" in plan.roles:
             self.coordinator = Coordinator(bus, plan.settings, plan.node_id, map_, self._runtime)
+            self.coordinator.http = self.http_address
             await self.coordinator.start()
         log.info("started", roles=list(plan.roles), nats=plan.nats_url, http=self.http_url)
 
@@ -120,6 +131,9 @@ class Node:
         http, self._http = self._http, None
         if http is not None:
             await http.stop()
+        discovery, self._discovery = self._discovery, None
+        if discovery is not None:
+            await discovery.stop()
         for actor in (self.router, self.coordinator):
             if actor is not None:
                 await actor.stop()
@@ -134,9 +148,16 @@ class Node:
     async def _answer_http(self, host: str, port: int) -> None:
         from swarm.web.http import HttpServer  # noqa: PLC0415 - slow, and not always wanted
 
+        settings = self.plan.settings
+        discovery = self._discovery = self._discover()
+        if settings.http_api:
+            from swarm.web.api import Api  # noqa: PLC0415 - as above
+
+            self._api = Api(settings.prefix, lambda: discovery.current, self._runtime)
         probes = {"/health": self.health, "/ready": self.ready}
-        self._http = HttpServer(probes, {"/metrics": self.metrics})
+        self._http = HttpServer(probes, {"/metrics": self.metrics}, self._api)
         await self._http.start(host, port)
+        await discovery.start()
 
     async def _reach_nats(self) -> None:
         """Connect and agree on the map.  A cluster that is still electing is waited for."""
@@ -146,7 +167,7 @@ class Node:
             try:
                 if self._bus is None:
                     self._bus = await connect(
-                        plan.nats_url,
+                        await self._nats_url(give_up_at),
                         plan.node_id,
                         prefix=settings.prefix,
                         name=f"swarm {plan.node_id}",
@@ -160,11 +181,21 @@ class Node:
                 return
             except StateMissing:
                 raise  # waiting brings nothing back
-            except BusError as error:
+            except (BusError, DiscoveryFailed) as error:
                 if time.monotonic() >= give_up_at:
                     raise
                 log.warning("NATS cannot be used yet", nats=plan.nats_url, why=str(error))
             await asyncio.sleep(RETRY_S)
+
+    async def _nats_url(self, give_up_at: float) -> str:
+        url = self.plan.nats_url
+        if not url.startswith(SEEDS):
+            return url
+        from swarm.discovery.choosing import nats_servers  # noqa: PLC0415 - seldom wanted
+
+        found = await nats_servers(url, self.plan.settings, max(0.1, give_up_at - time.monotonic()))
+        log.info("NATS was found", by=url, nats=found)
+        return found
 
     def _on_beat(self, message: Message) -> None:
         try:
@@ -196,6 +227,33 @@ class Node:
         return self._http.url if self._http is not None else ""
 
     @property
+    def http_address(self) -> str:
+        """``host:port`` where others reach its HTTP; "" where it answers none."""
+        if self._http is None:
+            return ""
+        host, port = self.plan.http_host, self._http.url.rpartition(":")[2]
+        if host in ("0.0.0.0", "::", ""):
+            host = socket.gethostname()
+        return self.plan.http_address or f"{host}:{port}"
+
+    def _discover(self) -> Discovery:
+        """Who follows the coordinators for whoever asks over HTTP."""
+        from swarm.discovery.beats import Beats  # noqa: PLC0415 - with HTTP only
+        from swarm.discovery.choosing import choose  # noqa: PLC0415
+        from swarm.discovery.following import Discovery  # noqa: PLC0415
+
+        settings = self.plan.settings
+        if settings.discovery != "nats":
+            return Discovery(choose(settings), self._runtime)
+        beats = Beats(lambda: self.live, lambda: self.connected, settings.missed_s)
+        return Discovery(beats, self._runtime)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it reaches NATS."""
+        return self._bus is not None and self._bus.connected
+
+    @property
     def live(self) -> dict[str, Beat]:
         """The latest beat of each live coordinator, by name."""
         return self._members.live(asyncio.get_running_loop().time())
@@ -217,7 +275,7 @@ class Node:
         owned = {shard for beat in live.values() for shard in beat.owns}
         count = self.shard_count
         unowned = [shard for shard in range(count) if shard not in owned]
-        connected = self._bus is not None and self._bus.connected
+        connected = self.connected
         why = [] if connected else ["not connected to NATS"]
         body: dict[str, Any] = {
             "id": self.plan.node_id,
@@ -242,12 +300,15 @@ class Node:
 
         count = self.shard_count
         shown = figures.of_swarm(self.live, count)
+        shown.found = self._discovery.current if self._discovery is not None else None
         if self.coordinator is not None:
             figures.add_own(shown, self.coordinator)
         elif self.plan.for_all and self._bus is not None:
             settings = self.plan.settings
             soft = settings.storage_soft_limit
             await figures.ask_all(shown, self._bus, settings.prefix, soft)
+        if self.router is not None:
+            shown.routing = self.router.report()
         return render(shown), CONTENT_TYPE
 
     def _coordinator_lacks(self, body: dict[str, Any], unowned: list[int]) -> list[str]:

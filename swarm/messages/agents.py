@@ -24,6 +24,25 @@ class Claim(Struct, omit_defaults=True):
     retry: int = 0
 
 
+class Recall(Struct, omit_defaults=True):
+    """``<p>.coordinator.<id>.recall.<sender>``: what came of a `Claim` of the sender?
+
+    For those who pass on claims that may have been sent before, to any shard.
+    """
+
+    command_id: str
+
+
+class Recalled(Struct, omit_defaults=True):
+    """Answer to `Recall`: a hint where to send that `Claim` again, which is then answered as
+    it was the first time."""
+
+    #: Shards that the coordinator owns: it tells of these only.
+    shards: list[int]
+    #: Those of them where the sender holds an item by that claim.
+    held: list[int] = []
+
+
 class Complete(Struct, omit_defaults=True, tag_field="verb", tag="complete"):
     """The work is done; `result` is any JSON."""
 

@@ -47,11 +47,13 @@ class RoutingRules(Struct, omit_defaults=True, frozen=True):
     """
 
     version: int
-    #: Lines ``work_type -> coordinator[:port]``.
+    #: Lines ``feature -> coordinator[:port]``.
     text: str = ""
     #: Who set them, and when.
     by: str = ""
     at: float = 0.0
+    #: What submissions are routed by: ``work_type``, ``priority``, ``team`` or ``label``.
+    key: str = "work_type"
 
 
 #: Where two may disagree.
@@ -134,7 +136,7 @@ class ClusterEntry(Envelope, frozen=True):
 class SetRules(Struct, omit_defaults=True):
     """``<p>.control.rules.<sender>``: set the routing rules, all of them."""
 
-    #: Lines ``work_type -> coordinator[:port]``; empty: none.
+    #: Lines ``feature -> coordinator[:port]``; empty: none.
     text: str
     command_id: str = ""
     #: The version that the sender has read and edited; refused if there is a newer one.
@@ -142,6 +144,8 @@ class SetRules(Struct, omit_defaults=True):
     based_on: int = 0
     #: How often this command was sent before.
     retry: int = 0
+    #: What submissions are routed by; empty: what the leader's `ROUTING_KEY` says.
+    key: str = ""
 
 
 class TellConflict(Struct, omit_defaults=True):

@@ -46,6 +46,11 @@ class Beat(Struct, omit_defaults=True):
     #: The newest shard map and routing rules that it knows; of the leader: that there are.
     map_version: int = 0
     rules_version: int = 0
+    #: Routers that this coordinator has heard of lately, and the number of the latest `Attach`
+    #: from each.
+    routed: dict[str, int] = {}
+    #: Where it answers HTTP, as ``host:port``; empty: nowhere.
+    http: str = ""
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from swarm.actors.opening import RESTORING, KnownLog, key_of, shard_rules_of
 from swarm.bus.base import Bus, Entry, Message
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.config import Settings
 from swarm.core.audit import LogAudit
 from swarm.core.envelope import decode_entry

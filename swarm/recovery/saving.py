@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from swarm.bus.base import Bus, Entry
-from swarm.bus.log import PAGE
+from swarm.bus.log_reader import PAGE
 from swarm.core.envelope import decode_entry
 from swarm.errors import BadInput, BusError, LogMissing, Undecodable
 from swarm.recovery.saved import FORMAT, Header, NewFile

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import msgspec
@@ -60,10 +60,16 @@ class Exchange(Protocol):
 class _Waiting:
     """An exchange under way: the future of its current try and that try's timer."""
 
-    __slots__ = ("attempt", "exchange", "finished", "timer", "wake")
+    __slots__ = ("attempt", "exchange", "finished", "headers", "timer", "wake")
 
-    def __init__(self, exchange: Exchange, wake: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        wake: asyncio.Future[None],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.exchange = exchange
+        self.headers = headers
         self.wake = wake
         self.attempt = 0
         self.finished = False
@@ -74,14 +80,22 @@ class Calls:
     """Requests that `sender` makes over `bus`; begins to listen with the first one."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, runtime: Runtime, sender: str | None = None
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        runtime: Runtime,
+        sender: str | None = None,
+        inbox: str = "",
     ) -> None:
+        """`inbox`: a further token of its reply subjects, where NATS's permissions need one to
+        let this connection hear the answers to several senders."""
         self.bus = bus
         self.subjects = subjects
         self.runtime = runtime
         self.sender = bus.sender if sender is None else sender
         # Random, as other processes may speak as the same sender.
-        self._inbox = f"_INBOX.{self.sender}.{runtime.new_name('r')}"
+        stem = f"{inbox}." if inbox else ""
+        self._inbox = f"_INBOX.{self.sender}.{stem}{runtime.new_name('r')}"
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
         self._subscriptions: list[Subscription] = []
@@ -89,6 +103,11 @@ class Calls:
         self._reconnects = bus.reconnects
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked at the moment."""
+        return not self._waiting
 
     @property
     def item_bytes_max(self) -> int:
@@ -117,13 +136,19 @@ class Calls:
         return single.outcome()
 
     async def run(
-        self, subject: str, exchange: Exchange, deadline: float | None, *, attempt_s: float
+        self,
+        subject: str,
+        exchange: Exchange,
+        deadline: float | None,
+        *,
+        attempt_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
         """Drive `exchange` to its end; False when `deadline` came first."""
         await self._open()
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
-        waiting = self._waiting[number] = _Waiting(exchange, loop.create_future())
+        waiting = self._waiting[number] = _Waiting(exchange, loop.create_future(), headers)
         self._watch_connection()
         try:
             while True:
@@ -181,7 +206,8 @@ class Calls:
         attempt = waiting.attempt
         data = waiting.exchange.encode(attempt)
         try:
-            await self.bus.publish(subject, data, f"{self._inbox}.{number}-{attempt}")
+            reply = f"{self._inbox}.{number}-{attempt}"
+            await self.bus.publish(subject, data, reply, waiting.headers)
         except BusUnavailable:
             # Nothing was sent; the next try may find the bus connected again.
             waiting.exchange.nobody(attempt)

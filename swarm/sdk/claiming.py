@@ -14,7 +14,6 @@ import msgspec
 from swarm.errors import NoAnswer, Refusal
 from swarm.messages import Assignment, Beat, Claim, Description
 from swarm.sdk.calls import Calls
-from swarm.sdk.items import ClaimedItem
 
 #: Between two rounds over the shards: the first pause, doubled up to the longest.
 PAUSE_FIRST_S = 0.1
@@ -28,8 +27,13 @@ _assignment_decoder = msgspec.json.Decoder(Assignment)
 class Claimer:
     """One wish for work of some types, until it is granted or given up."""
 
-    def __init__(self, calls: Calls, work_types: Sequence[str], lease_s: float) -> None:
+    def __init__(
+        self, calls: Calls, work_types: Sequence[str], lease_s: float, command_id: str = ""
+    ) -> None:
+        """`command_id`: under which every shard is asked, as one may have been before; empty:
+        each gets a fresh one."""
         self._calls = calls
+        self._command_id = command_id
         self._work_types = list(work_types)
         self._lease_s = lease_s
         #: Claims that were not answered: asked again as they are, since such a claim may
@@ -38,7 +42,7 @@ class Claimer:
 
     async def claim(
         self, describe: Callable[[], Awaitable[Description]], wait_s: float
-    ) -> ClaimedItem | None:
+    ) -> Assignment | None:
         """The most urgent item of the first shard that has one; None after `wait_s` without.
 
         Raises `NoAnswer` when a shard did not answer in the end, `Refusal`.
@@ -81,15 +85,15 @@ class Claimer:
                 rest += owned
         return list(dict.fromkeys([*first, *rest]))
 
-    async def _ask(self, shard: int) -> ClaimedItem | None:
+    async def _ask(self, shard: int) -> Assignment | None:
         calls = self._calls
         command = self._unanswered.pop(shard, None)
         if command is None:
-            command = Claim(calls.runtime.new_id(), self._work_types, self._lease_s)
+            command = self._new_claim()
         subject = calls.subjects.shard(shard, "claim", calls.sender)
         deadline = asyncio.get_running_loop().time() + SHARD_S
         try:
-            assignment = await calls.ask(
+            return await calls.ask(
                 subject, command, _assignment_decoder, deadline, final=_ends_a_claim
             )
         except NoAnswer:
@@ -100,7 +104,11 @@ class Claimer:
             if refusal.code == "no_work" or refusal.retry:
                 return None
             raise
-        return ClaimedItem.of(assignment)
+
+    def _new_claim(self) -> Claim:
+        if self._command_id:
+            return Claim(self._command_id, self._work_types, self._lease_s, retry=1)
+        return Claim(self._calls.runtime.new_id(), self._work_types, self._lease_s)
 
 
 def _ends_a_claim(refusal: Refusal) -> bool:

@@ -53,7 +53,8 @@ class Holding(Asking):
         async def describe() -> Description:
             return await self.describe(timeout_s=timeout_s)
 
-        return await Claimer(self._calls, work_types, lease_s).claim(describe, wait_s)
+        assignment = await Claimer(self._calls, work_types, lease_s).claim(describe, wait_s)
+        return None if assignment is None else ClaimedItem.of(assignment)
 
     async def complete(
         self, work_item_id: str, token: str, result: Any = None, *, timeout_s: float = TIMEOUT_S

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Raw
 
 from swarm.core.admission import check_item
+from swarm.core.headers import Common
 from swarm.errors import BadInput, Refusal
 from swarm.messages import NULL, Assignment, Dependency, NewItem
-from swarm.subjects import check_token
+from swarm.subjects import MIXED, check_token
 
 _encode = msgspec.json.Encoder().encode
 _item_decoder = msgspec.json.Decoder(NewItem)
@@ -62,10 +63,10 @@ def check_name(what: str, name: str) -> str:
         raise Refusal("bad_request", str(error)) from error
 
 
-def encode_item(fields: NewItem | dict[str, Any], item_bytes_max: int) -> tuple[str, Raw]:
-    """(work type, encoded item), checked as a coordinator would; else `Refusal`."""
+def encode_item(fields: NewItem | dict[str, Any], item_bytes_max: int) -> tuple[NewItem, Raw]:
+    """The item and its encoding, checked as a coordinator would; else `Refusal`."""
     item, canonical = check_item(to_json("the work item", fields), item_bytes_max)
-    return item.work_type, Raw(canonical)
+    return item, Raw(canonical)
 
 
 @dataclass(slots=True)
@@ -76,12 +77,26 @@ class Batch:
     positions: list[int] = field(default_factory=list)
     work_types: dict[str, None] = field(default_factory=dict)
     size: int = SUBMIT_BYTES
+    common: Common | None = None
 
-    def add(self, position: int, work_type: str, item: Raw) -> None:
-        self.items.append(item)
+    def add(self, position: int, item: NewItem, encoded: Raw) -> None:
+        self.items.append(encoded)
         self.positions.append(position)
-        self.work_types[work_type] = None
-        self.size += _bytes_in_batch(item)
+        self.work_types[item.work_type] = None
+        self.size += _bytes_in_batch(encoded)
+        if self.common is None:
+            self.common = Common(item)
+        else:
+            self.common.add(item)
+
+    @property
+    def work_type(self) -> str:
+        """The type of all items, or what stands for several."""
+        return next(iter(self.work_types)) if len(self.work_types) == 1 else MIXED
+
+    def headers(self) -> dict[str, str] | None:
+        """What routers may route the batch by, besides its type."""
+        return None if self.common is None else self.common.headers()
 
 
 def batches(
@@ -99,15 +114,15 @@ def batches(
     batch = Batch()
     for position, fields in items:
         try:
-            work_type, item = encode_item(fields, item_bytes_max)
+            item, encoded = encode_item(fields, item_bytes_max)
         except Refusal as refusal:
             refused[position] = refusal
             continue
-        full = len(batch.items) >= count_max or batch.size + _bytes_in_batch(item) > bytes_max
+        full = len(batch.items) >= count_max or batch.size + _bytes_in_batch(encoded) > bytes_max
         if full and batch.items:
             yield batch
             batch = Batch()
-        batch.add(position, work_type, item)
+        batch.add(position, item, encoded)
     if batch.items:
         yield batch
 

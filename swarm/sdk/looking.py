@@ -12,6 +12,7 @@ from swarm.errors import NoAnswer, Refusal
 from swarm.messages import ENDED, Get, ItemPage, List, ShardStats, Stats, Status, WorkItem
 from swarm.sdk.asking import TIMEOUT_S, Asking
 from swarm.sdk.results import await_result, watch_item
+from swarm.sdk.routes import Routed, collect
 
 #: Items in a page of a listing.
 PAGE_ITEMS = 500
@@ -95,6 +96,13 @@ class Looking(Asking):
             item = await self.get(name, timeout_s=timeout_s) if dead else recorded
             if item.finished_at and status in ("", item.status):
                 yield item
+
+    async def routes(self) -> Routed:
+        """The routing rules, and what all routers have chosen since they were started.
+
+        Raises `Refusal` if no router answers, `BusUnavailable`.
+        """
+        return await collect(self._calls)
 
     async def stats(
         self, *, timeout_s: float = TIMEOUT_S

@@ -31,14 +31,16 @@ class Operating(Asking):
         return await self._control("look", Look(), _view, timeout_s)
 
     async def set_rules(
-        self, text: str, *, based_on: int = 0, timeout_s: float = TIMEOUT_S
+        self, text: str, *, key: str = "", based_on: int = 0, timeout_s: float = TIMEOUT_S
     ) -> ControlReply:
-        """Set the routing rules, all of them: lines ``work_type -> coordinator[:port]``.
+        """Set the routing rules, all of them: lines ``feature -> coordinator[:port]``.
 
-        `based_on`: the version that was edited.  Raises `Refusal`: ``bad_request`` names
-        what is wrong with them, ``conflict`` says that there is a newer version.
+        `key`: what they are about, ``work_type``, ``priority``, ``team`` or ``label`` (empty:
+        what the swarm's settings say).  `based_on`: the version that was edited.  Raises
+        `Refusal`: ``bad_request`` names what is wrong with them, ``conflict`` says that there
+        is a newer version.
         """
-        command = SetRules(text, self._runtime.new_id(), based_on)
+        command = SetRules(text, self._runtime.new_id(), based_on, key=key)
         return await self._control("rules", command, _reply, timeout_s)
 
     async def resize(self, shards: int, *, timeout_s: float = TIMEOUT_S) -> ControlReply:

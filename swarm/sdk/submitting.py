@@ -14,7 +14,6 @@ from swarm.sdk import describing
 from swarm.sdk.calls import ATTEMPT_S, Calls, Tries, Verdict, read_refusal, refusal_of
 from swarm.sdk.describing import Described, Description
 from swarm.sdk.items import Batch, batches
-from swarm.subjects import MIXED
 
 #: Most items in one command.
 BATCH_SIZE = 1000
@@ -110,11 +109,12 @@ class _Submission:
     async def _send(self, batch: Batch, free: asyncio.Semaphore) -> None:
         calls = self._calls
         try:
-            exchange = _SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
-            work_type = next(iter(batch.work_types)) if len(batch.work_types) == 1 else MIXED
-            subject = calls.subjects.submit(work_type, calls.sender)
+            exchange = SubmitBatch(Submit(batch.items, calls.runtime.new_id()))
+            subject = calls.subjects.submit(batch.work_type, calls.sender)
             deadline = asyncio.get_running_loop().time() + self._timeout_s
-            await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
+            await calls.run(
+                subject, exchange, deadline, attempt_s=ATTEMPT_S, headers=batch.headers()
+            )
             for index, position in enumerate(batch.positions):
                 self.found[position] = exchange.outcome(index, subject)
         finally:
@@ -134,11 +134,13 @@ def _refused_dependency(position: int, why: SwarmError) -> Refusal:
     )
 
 
-class _SubmitBatch:
+class SubmitBatch:
     """One `Submit`, answered shard by shard; sent again whole while an item is unanswered."""
 
     def __init__(self, command: Submit) -> None:
         self._command = command
+        #: Of the first try: a command may have been sent before, by others.
+        self._retry_first = command.retry
         self._answers: dict[int, str | Refusal] = {}
         #: Of items refused for now: the tries that were.
         self._tries: dict[int, Tries] = {}
@@ -146,7 +148,7 @@ class _SubmitBatch:
         self._whole = Tries()
 
     def encode(self, attempt: int) -> bytes:
-        self._command.retry = attempt
+        self._command.retry = self._retry_first + attempt
         self._whole.count = attempt + 1
         return _encode(self._command)
 

@@ -1,4 +1,5 @@
-"""HTTP for load balancers, Prometheus and people: ``/health``, ``/ready``, ``/metrics``."""
+"""HTTP for load balancers, Prometheus and people: ``/health``, ``/ready``, ``/metrics``, and the
+API for clients that do not speak NATS (`swarm.web.api`)."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from swarm.errors import BadInput
+from swarm.web.api import Api, errors_as_json
+from swarm.web.statuses import json_response
 
 #: A state to show: whether it is good, and the JSON body.
 Probe = Callable[[], tuple[bool, dict[str, Any]]]
@@ -20,20 +22,35 @@ Text = Callable[[], Awaitable[tuple[bytes, str]]]
 class HttpServer:
     """Answers each path by asking its probe (200 when it is good, else 503), or its text."""
 
-    def __init__(self, probes: dict[str, Probe], texts: dict[str, Text] | None = None) -> None:
+    def __init__(
+        self,
+        probes: dict[str, Probe],
+        texts: dict[str, Text] | None = None,
+        api: Api | None = None,
+    ) -> None:
         self._probes = probes
         self._texts = texts or {}
+        self._api = api
         self._runner: web.AppRunner | None = None
         self.url = ""
 
     async def start(self, host: str, port: int) -> None:
         """Listen; port 0 takes any free one.  `BadInput` when it cannot."""
-        app = web.Application()
+        app = web.Application(middlewares=[errors_as_json])
         for path, probe in self._probes.items():
             app.router.add_get(path, _handler(probe))
         for path, text in self._texts.items():
             app.router.add_get(path, _text_handler(text))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        if self._api is not None:
+            self._api.add_to(app)
+        # Whoever hangs up may ask another node in the next moment: nothing goes on for it here.
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,
+            auto_decompress=False,
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -48,6 +65,9 @@ class HttpServer:
     async def stop(self) -> None:
         """Stop listening; safe to call twice."""
         runner, self._runner = self._runner, None
+        if self._api is not None:
+            # Long polls end, and their clients ask another node.
+            await self._api.close()
         if runner is not None:
             await runner.cleanup()
 
@@ -55,12 +75,7 @@ class HttpServer:
 def _handler(probe: Probe) -> Callable[[web.Request], Any]:
     async def answer(_request: web.Request) -> web.Response:
         good, body = probe()
-        return web.Response(
-            body=msgspec.json.encode(body),
-            status=200 if good else 503,
-            content_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )
+        return json_response(body, 200 if good else 503)
 
     return answer
 

@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from swarm.messages import Beat, ShardStats
+from swarm.discovery.base import MemberSet
+from swarm.messages import Beat, RoutingReport, ShardStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -62,6 +63,10 @@ class Figures(Struct):
     coordinators: list[Beat] = []
     #: None: this node does not look at it.
     storage: Fullness | None = None
+    #: What the router of this node has chosen; None: it has none.
+    routing: RoutingReport | None = None
+    #: The coordinators that discovery has found.
+    found: MemberSet | None = None
 
 
 def render(figures: Figures) -> bytes:
@@ -80,6 +85,8 @@ class _Shown(Collector):
         yield from _of_shards(self._figures.shards)
         yield from _of_swarm(self._figures)
         yield from _of_storage(self._figures.storage)
+        yield from _of_routing(self._figures.routing)
+        yield from _of_discovery(self._figures.found)
 
 
 def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
@@ -163,3 +170,77 @@ def _of_storage(storage: Fullness | None) -> Iterator[Metric]:
         "Whether submits are refused because there is little room left",
         value=storage.nearly_full,
     )
+
+
+def _of_routing(routing: RoutingReport | None) -> Iterator[Metric]:
+    if routing is None:
+        return
+    forwarded = CounterMetricFamily(
+        "swarmsh_router_forwarded",
+        "What this router has sent to each coordinator",
+        labels=["coordinator", "kind"],
+    )
+    healthy = GaugeMetricFamily(
+        "swarmsh_router_healthy",
+        "Whether this router would choose the coordinator: its beats and probes speak for it",
+        labels=["coordinator"],
+    )
+    response = GaugeMetricFamily(
+        "swarmsh_router_response_seconds",
+        "How long the coordinator takes to answer this router's probes",
+        labels=["coordinator"],
+    )
+    for one in routing.coordinators:
+        name = one.coordinator
+        forwarded.add_metric([name, "session"], one.sessions)
+        forwarded.add_metric([name, "submission"], one.submissions)
+        healthy.add_metric([name], one.live and one.healthy and not one.draining)
+        if one.response_s:
+            response.add_metric([name], one.response_s)
+    yield from (forwarded, healthy, response)
+    yield from _of_rules(routing)
+
+
+def _of_rules(routing: RoutingReport) -> Iterator[Metric]:
+    matched = CounterMetricFamily(
+        "swarmsh_router_rule_matched", "Submissions by routing rule", labels=["rule"]
+    )
+    fallbacks = CounterMetricFamily(
+        "swarmsh_router_rule_fallbacks",
+        "Of these, those that went elsewhere, as none of the rule's coordinators could be chosen",
+        labels=["rule"],
+    )
+    for rule in routing.rules:
+        matched.add_metric([rule.pattern], rule.matched)
+        fallbacks.add_metric([rule.pattern], rule.fallbacks)
+    matched.add_metric([""], routing.unmatched)
+    yield from (matched, fallbacks)
+    yield CounterMetricFamily(
+        "swarmsh_router_in_need",
+        "Choices among unhealthy coordinators, as there was no healthy one",
+        value=routing.in_need,
+    )
+    yield GaugeMetricFamily(
+        "swarmsh_router_rules_version",
+        "Version of the routing rules; 0: those of the settings",
+        value=routing.version,
+    )
+
+
+def _of_discovery(found: MemberSet | None) -> Iterator[Metric]:
+    if found is None:
+        return
+    members = GaugeMetricFamily(
+        "swarmsh_discovered_coordinators",
+        "Coordinators that COORDINATOR_DISCOVERY has found",
+        labels=["source"],
+    )
+    members.add_metric([found.source], len(found.members))
+    yield members
+    stale = GaugeMetricFamily(
+        "swarmsh_discovery_stale",
+        "Whether discovery does not answer, so that the last known ones are in use",
+        labels=["source"],
+    )
+    stale.add_metric([found.source], found.stale)
+    yield stale

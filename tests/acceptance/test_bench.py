@@ -7,39 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from bench import report
-from bench.__main__ import main
-from bench.child import Failed, Meter, check
-from bench.plan import (
-    LIMIT,
-    ONE_200,
-    OURS,
-    OURS_16,
-    PLAIN,
-    SUBMIT,
-    WORKLOADS,
-    Job,
-    System,
-    Workload,
-)
-from bench.results import Run, Session, conclude
+from bench import enterprise, long_runs, report, results, soak
+from bench.plan import LIMIT, NO_SYNC, ONE_200, OURS, OURS_16, PLAIN, SUBMIT, SYNC, TENS
+from bench.results import Section, Session, chosen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TENS = WORKLOADS[-1]
 #: Far more than it takes: only a run that hangs gets here.
 QUICK_RUN_S = 240
+SECTIONS = ("rates", "latency", "queue", "idle", "scale")
 
 
 @pytest.mark.slow
 def test_a_quick_run_measures_verifies_and_reports(tmp_path: Path, nats_binary: str) -> None:
-    readme = ROOT / "bench" / "README.md"
-    recorded = readme.read_text("utf-8")
+    readmes = ROOT / "bench" / "README.md", ROOT / "README.md"
+    recorded = [readme.read_text("utf-8") for readme in readmes]
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--rounds", "1", "--out", str(out)],
+        [sys.executable, "-m", "bench", "--quick", "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -48,34 +34,43 @@ def test_a_quick_run_measures_verifies_and_reports(tmp_path: Path, nats_binary: 
     )
     assert done.returncode == 0, done.stderr
 
-    run = msgspec.json.decode((out / "latest.json").read_bytes(), type=Run)
-    ran = [(s.workload, s.system) for s in run.sessions]
-    everybody = [system.name for system in (PLAIN, LIMIT, OURS, OURS_16)]
+    found = results.load(out / "latest.json")
+    assert tuple(found.sections) == SECTIONS
+    for section in found.sections.values():
+        assert section.quick
+        assert not section.void, "a quick run is not judged"
+        assert section.machine["cores"] == os.cpu_count()
+    _rates_are_complete(found.sections["rates"])
+    _others_are_complete(found.sections)
+
+    written = (out / "README.md").read_text("utf-8")
+    assert report.of_rates(found.sections["rates"]) in written
+    assert report.of_rates(found.sections["rates"]) in done.stdout
+    for name in ("latency.png", "queue.png", "agents.png", "shards.png"):
+        assert (out / "plots" / name).stat().st_size > 1000
+        assert f"](plots/{name})" in written
+    assert written.partition(report.BEGIN)[0] == recorded[0].partition(report.BEGIN)[0]
+    now = [readme.read_text("utf-8") for readme in readmes]
+    assert now == recorded, "a quick run leaves the recorded results alone"
+
+
+def _rates_are_complete(section: Section) -> None:
+    ran = [(s.workload, s.server, s.system) for s in section.sessions]
     assert ran == [
-        *((SUBMIT.name, name) for name in ("limit", "ours")),
-        *((ONE_200.name, name) for name in everybody),
-        *((TENS.name, name) for name in ("limit", "ours")),
+        *((SUBMIT.name, SYNC, system.name) for system in (LIMIT, OURS)),
+        *((ONE_200.name, SYNC, system.name) for system in (PLAIN, LIMIT, OURS, OURS_16)),
+        *((ONE_200.name, NO_SYNC, system.name) for system in (PLAIN, OURS)),
+        *((TENS.name, SYNC, system.name) for system in (PLAIN, OURS)),
     ]
-    for session in run.sessions:
+    for session in section.sessions:
         assert 0 < session.measured < session.items, "the warm-up is not measured"
         assert session.rate == pytest.approx(session.measured / session.seconds)
         _is_verified(session)
-    assert run.verified["conservation"] == 0
-    assert run.verified["completed"] == sum(
-        s.items for s in run.sessions if s.system in {"ours", "ours16"} and s.workload != "submit"
-    )
-    assert run.ratios.keys() == {"ours/limit", "ours16/limit", "limit/plain"}
-    assert run.machine["cores"] == os.cpu_count()
-    assert run.quick
-    assert not run.void
-
-    written = (out / "README.md").read_text("utf-8")
-    for session in run.sessions:
-        assert f"{session.seconds}" not in written, "the tables are rounded"
-    assert report.ratios_table(run) in written
-    assert report.rates_table(run) in done.stdout
-    assert written.partition(report.BEGIN)[0] == recorded.partition(report.BEGIN)[0]
-    assert readme.read_text("utf-8") == recorded, "a quick run leaves the recorded results alone"
+    sums = results.verified(section.sessions)
+    assert sums["conservation"] == 0
+    drained = [s for s in section.sessions if s.workload != SUBMIT.name]
+    ours = {OURS.name, OURS_16.name}
+    assert sums["completed"] == sum(s.items for s in drained if s.system in ours)
 
 
 def _is_verified(session: Session) -> None:
@@ -109,92 +104,55 @@ def _is_verified(session: Session) -> None:
             assert session.checked == {"stored": left, "unacknowledged": 0, "seen": done}
 
 
-# --- the judgement ---------------------------------------------------------------------
+def _others_are_complete(sections: dict[str, Section]) -> None:
+    at_rate, hosted = sections["latency"].sessions
+    for session in (at_rate, hosted):
+        assert session.checked["completed"] == session.items
+        figures = session.figures
+        assert 0 < figures["start_p50_ms"] <= figures["start_p99_ms"] <= figures["start_p100_ms"]
+    assert hosted.figures["connections"] < hosted.items
+
+    short, long = sections["queue"].sessions
+    for session, length in ((short, 1000), (long, 5000)):
+        assert session.checked["submitted"] == length + session.items
+        assert session.checked["dead"] == session.checked["conservation"] == 0
+
+    (idle,) = sections["idle"].sessions
+    assert idle.figures["system_mb"] > 1
+    assert idle.checked["submitted"] == 0
+
+    (scaled,) = chosen(sections["scale"], "nodes", "scale_2_4")
+    assert scaled.checked["completed"] == scaled.items
+    assert {"coordinator-1", "coordinator-2", "router-1", "nats", "load"} == set(scaled.cpu_s)
+    assert scaled.figures["cost_us"] > scaled.figures["nats_us"] > 0
 
 
-def _run(rates: dict[tuple[System, Workload], list[float]], quick: bool = False) -> Run:
-    sessions = [
-        Session(number, system.name, workload.name, 2000, 1800, 1800 / rate, rate, {}, {}, {}, 30.0)
-        for (system, workload), of_rounds in rates.items()
-        for number, rate in enumerate(of_rounds, start=1)
-    ]
-    for session in sessions:
-        names = ("submitted", "completed", "queued", "claimed", "dead", "conservation")
-        session.checked = dict.fromkeys(names, 0)
-    rounds = max(len(of_rounds) for of_rounds in rates.values())
-    return Run(1, "now", 1.0, "python -m bench", quick, rounds, {}, {}, sessions)
+@pytest.mark.slow
+async def test_a_small_rehearsal(tmp_path: Path, nats_binary: str) -> None:
+    plan = enterprise.Plan(coordinators=2, shards=4, agents=20, items=2000, idle_s=0.5)
+    run = await enterprise.measure(plan, tmp_path)
+    assert run.checked["completed"] == plan.items
+    assert run.checked["conservation"] == 0
+    assert run.settings["SHARD_COUNT"] == "4"
+    named = set(enterprise.GUIDE) | set(enterprise.ONE_MACHINE)
+    assert set(run.settings) | set(run.unknown) == named
+    assert sum(run.owns.values()) == plan.shards
+    assert set(run.rss) == {"nats", "router-1", "coordinator-1", "coordinator-2"}
+    assert all(size > 1_000_000 for size in run.rss.values())
+    assert run.stored_most >= run.stored > 0
+    assert run.network > 100 * plan.items, "the items alone are as many bytes"
+    assert run.core_s_per_item > 0
+    assert "2,000 items on one machine" in long_runs.of_rehearsal(run)
 
 
-def test_ratios_are_of_sessions_of_one_round() -> None:
-    # The machine slows down by half from round to round; the ratio does not change.
-    run = _run(
-        {
-            (PLAIN, ONE_200): [20.0, 10.0, 5.0],
-            (LIMIT, ONE_200): [80.0, 40.0, 20.0],
-            (OURS, ONE_200): [60.0, 30.0, 5.0],
-        }
-    )
-    conclude(run)
-    assert run.ratios["ours/limit"][ONE_200.name] == [0.75, 0.75, 0.25]
-    assert run.ratio_medians["ours/limit"][ONE_200.name] == 0.75
-    assert run.ratio_medians["limit/plain"][ONE_200.name] == 4.0
-    limit = run.rates["limit"][ONE_200.name]
-    assert (limit.median, limit.least, limit.most) == (40.0, 20.0, 80.0)
-
-
-@pytest.mark.parametrize(
-    ("limit", "quick", "void"),
-    [(22.0, False, False), (21.9, False, True), (21.9, True, False)],
-)
-def test_a_run_is_void_when_the_limit_loop_is_slow(limit: float, quick: bool, void: bool) -> None:
-    run = _run(
-        {(PLAIN, ONE_200): [10.0], (LIMIT, ONE_200): [limit], (OURS, ONE_200): [10.0]}, quick
-    )
-    conclude(run)
-    assert run.void is void
-    assert ("VOID" in report.verdict(run)) is void
-
-
-def test_a_wrong_count_fails_the_session() -> None:
-    assert check({"completed": 3, "claimed": 0}, {"completed": 3, "claimed": 0}) == {
-        "completed": 3,
-        "claimed": 0,
-    }
-    with pytest.raises(Failed, match="completed is 2, must be 3; lost is None, must be 0"):
-        check({"completed": 3, "lost": 0}, {"completed": 2})
-
-
-def test_the_meter_times_what_follows_the_warm_up() -> None:
-    meter = Meter(Job("", "p", 1, 1, 1, items=10, warm=3))
-    for _ in range(9):
-        meter.count(1)
-        assert not meter.finished
-    meter.count(1)
-    assert meter.finished
-    assert meter.measured.items == 7
-    assert meter.measured.seconds > 0
-
-
-def test_a_readme_without_the_marks_is_refused(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n", "utf-8")
-    run = _run({(PLAIN, ONE_200): [1.0], (LIMIT, ONE_200): [3.0], (OURS, ONE_200): [2.0]})
-    conclude(run)
-    with pytest.raises(Failed, match="lacks the marks"):
-        report.write_section(readme, run)
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
-    text = report.write_section(readme, run)
-    assert text.startswith(f"before\n{report.BEGIN}\n")
-    assert text.endswith(f"{report.END}\nafter\n")
-    assert "old" not in text
-
-
-@pytest.mark.parametrize("rounds", ["0", "-1", "many", "101"])
-def test_a_wrong_number_of_rounds_is_named(
-    rounds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench", "--rounds", rounds])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert f"{rounds!r} is no number of rounds; 1 to 100 are allowed" in capsys.readouterr().err
+@pytest.mark.slow
+async def test_a_short_soak(tmp_path: Path, nats_binary: str) -> None:
+    plan = soak.Plan(minutes=0.05, rate=50.0, agents=5, samples=3)
+    run = await soak.measure(plan, tmp_path)
+    assert [len(run.samples), run.checked["dead"], run.checked["conservation"]] == [3, 0, 0]
+    at = [sample.at_s for sample in run.samples]
+    assert at == sorted(at)
+    assert run.samples[-1].completed > 50
+    whose = {"nats-server", "router-1", "coordinator-1", "coordinator-2"}
+    assert all(set(sample.rss) == whose for sample in run.samples)
+    assert len(long_runs.verdicts(run)) == len(whose) + 1

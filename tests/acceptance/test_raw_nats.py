@@ -149,8 +149,10 @@ def test_every_subject_message_verb_and_error_is_described() -> None:
     assert sorted(codes) == sorted(REFUSAL_CODES)
     for verb in SHARD_VERBS:
         assert f".{verb}." in DOCUMENT
-    inside = {"Ack", "Credit", "ErrorBody", "NewItem", "SubmitResult"}
+    inside = {"Ack", "Conflict", "CoordinatorRouted", "Credit", "ErrorBody", "NewItem"}
+    inside |= {"RuleRouted", "SubmitResult"}
     inside |= {one.__name__ for one in messages.Event.__args__}
+    inside |= {one.__name__ for one in messages.ClusterEvent.__args__}
     inside |= {one.__name__ for one in vars(messages.state).values() if one in classes()}
     for message in classes():
         assert message.__name__ in inside or f"`{message.__name__}`" in DOCUMENT, message

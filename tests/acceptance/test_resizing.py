@@ -111,4 +111,3 @@ async def load(run: Run, swarm: Swarm, ids: dict[int, str], done: asyncio.Event)
             ids[number] = found[number]
         for number, name in found.items():
             assert ids[number] == name, f"item {number} is {ids[number]} and {name}"
-        await asyncio.sleep(0.01)

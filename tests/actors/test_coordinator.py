@@ -79,7 +79,7 @@ def test_busy_agents_serve_both_coordinators_in_turn() -> None:
         shards = [item.split("-")[0] for item, _ in agent.assigned()]
         assert min(shards.count("0"), shards.count("1")) >= 8
 
-    on_cluster(scenario)
+    on_cluster(scenario, settings=msgspec.structs.replace(SETTINGS, shard_affinity="none"))
 
 
 def test_agents_keep_what_they_hold_when_their_coordinator_dies() -> None:

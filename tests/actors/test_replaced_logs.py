@@ -13,7 +13,8 @@ from random import Random
 import pytest
 
 from swarm.bus.base import Entry
-from swarm.bus.log import LARGE, SURE_S, FencedLog, LogReader
+from swarm.bus.log import SURE_S, FencedLog
+from swarm.bus.log_reader import LARGE, LogReader
 from swarm.bus.memory import MemoryBus, MemoryWorld
 from swarm.core.envelope import LogPosition
 from swarm.core.shard import Shard, ShardRules

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.standby import Standby
-from swarm.bus.log import LogReader
+from swarm.bus.log_reader import LogReader
 from swarm.messages import ShardStats
 from tests.actors.cluster import SETTINGS, Cluster, HandAgent, on_cluster, pass_time, until
 

@@ -636,7 +636,11 @@ def test_results_of_dependencies_are_handed_on() -> None:
                 await ctx.result_of("0-99")
             return [ends, [one if one != large else "large" for one in results]]
 
-        parts = [{"work_type": "a", "payload": n} for n in (1, 2, "large")]
+        # By their keys the first is in another shard than the others.
+        parts = [
+            {"work_type": "a", "payload": n, "idempotency_key": f"part-{n}"}
+            for n in (1, 2, "large")
+        ]
         last = {"work_type": "b", "depends_on": [0, 1, 2]}
         *made, joined = await life.swarm.submit_many([*parts, last])
         assert isinstance(joined, Handle)

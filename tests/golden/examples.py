@@ -164,6 +164,16 @@ RICH_BEAT = m.Beat(
     cannot_lead="swarmlog.cluster: its stream is gone",
     map_version=2,
     rules_version=5,
+    routed={"r5f6e7d8c": 17},
+    http="coordinator-1:4000",
+)
+ROUTED_RULE = m.RuleRouted("feature", ["coordinator-1"])
+RICH_ROUTED_RULE = m.RuleRouted(
+    "doc*", ["coordinator-1", "coordinator-2"], 3, 17, 2, {"coordinator-2": 15, "coordinator-3": 2}
+)
+ROUTED = m.CoordinatorRouted("coordinator-2")
+RICH_ROUTED = m.CoordinatorRouted(
+    "coordinator-1", True, True, True, 12, 300, 7, 0.0025, "it is about to leave"
 )
 MAP = m.ShardMap(1, 16, "hash", "consistent_hash", ["coordinator-1", "coordinator-2"])
 EARLIER = m.EarlierMap(DONE_AT, 1, 8)
@@ -175,7 +185,7 @@ FULL_MAP = structs.replace(
     began_with=8,
     earlier=[EARLIER],
 )
-RULES = m.RoutingRules(5, "feature -> coordinator-1:4000", "lisa", DONE_AT)
+RULES = m.RoutingRules(5, "Core Team -> coordinator-1:4000", "lisa", DONE_AT, "team")
 CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
 FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT)
 CONTROLLED = m.Controlled(
@@ -247,6 +257,8 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "ShardStats": (STATS, FULL_STATS),
     # agents
     "Claim": (m.Claim(COMMAND, ["feature"]), m.Claim(COMMAND, ["feature", "review"], 3600.0, 1)),
+    "Recall": (m.Recall(COMMAND), m.Recall(COMMAND)),
+    "Recalled": (m.Recalled([]), m.Recalled([0, 3], [3])),
     "Complete": (
         m.Complete(COMMAND, "3-17", TOKEN),
         m.Complete(COMMAND, "3-17", TOKEN, Raw(b'{"words":[2,{"a":"\\u00e4"}]}'), 1),
@@ -334,6 +346,30 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Moved": (m.Moved(3, "coordinator-2"), m.Moved(3, "coordinator-2")),
     "Gone": (m.Gone("coordinator-1", "coordinator-2"), m.Gone("coordinator-1", "coordinator-2")),
     "ShardMap": (MAP, FULL_MAP),
+    "Probe": (m.Probe(), m.Probe("r5f6e7d8c")),
+    "Pulse": (
+        m.Pulse("coordinator-1", "5f6e7d8c9b", True),
+        m.Pulse("coordinator-1", "5f6e7d8c9b", False, "it is about to leave"),
+    ),
+    "Routes": (m.Routes(), m.Routes()),
+    "RuleRouted": (ROUTED_RULE, RICH_ROUTED_RULE),
+    "CoordinatorRouted": (ROUTED, RICH_ROUTED),
+    "RoutingReport": (
+        m.RoutingReport("r5f6e7d8c", "least_connections", False, "work_type"),
+        m.RoutingReport(
+            "r5f6e7d8c",
+            "round_robin",
+            True,
+            "team",
+            7,
+            [ROUTED_RULE, RICH_ROUTED_RULE],
+            5,
+            1,
+            [ROUTED, RICH_ROUTED],
+            "lisa",
+            DONE_AT,
+        ),
+    ),
     "Describe": (m.Describe(), m.Describe()),
     "Description": (
         m.Description("swarm", 1, MAP, []),
@@ -342,7 +378,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     # the cluster
     "RoutingRules": (m.RoutingRules(0), RULES),
     "Conflict": (CONFLICT, FULL_CONFLICT),
-    "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1)),
+    "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1, "team")),
     "TellConflict": (m.TellConflict(CONFLICT), m.TellConflict(FULL_CONFLICT, COMMAND, 1)),
     "EarlierMap": (EARLIER, m.EarlierMap(DONE_AT, 1, 8, 4, {"coordinator-1": [0]})),
     "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1)),

@@ -112,9 +112,10 @@ class Sender:
                 status_now = (await self.item(work_item_id)).status
 
     async def attach(self, *work_types: str) -> None:
-        """Attach, and listen."""
+        """Attach to the shard's owner, so that nothing has to travel on, and listen."""
         await self._bus.subscribe(f"swarm.agent.{self.name}.*.work", self._on_work)
-        reply = await self.ask(self._subjects.attach(self.name), m.Attach(list(work_types)))
+        subject = self._subjects.coordinator("coordinator-1", "attach", self.name)
+        reply = await self.ask(subject, m.Attach(list(work_types)))
         self.attached = msgspec.json.decode(reply, type=m.Attached)
 
     def _on_work(self, message: Message) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 #: What a package's modules are called, where that is not its own name.
-MODULES = {"nats-py": "nats", "prometheus-client": "prometheus_client"}
+MODULES = {"dnspython": "dns", "nats-py": "nats", "prometheus-client": "prometheus_client"}
 
 
 def rows(heading: str) -> dict[str, str]:
@@ -39,6 +39,13 @@ def test_every_dependency_is_described_with_its_version() -> None:
     development = PROJECT["project"]["optional-dependencies"]["dev"]
     development = [*development, *PROJECT["build-system"]["requires"]]
     assert rows("For development only") == required(development)
+
+
+def test_other_extras_are_part_of_what_is_described() -> None:
+    extras = dict(PROJECT["project"]["optional-dependencies"])
+    development = required(extras.pop("dev"))
+    for name, lines in extras.items():
+        assert required(lines).items() <= development.items(), name
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -280,7 +280,8 @@ def test_the_index_names_every_message_that_travels_by_itself() -> None:
     known = {message.__name__ for message in classes()}
     assert routed <= known
     inside = {one.__name__ for one in (*Event.__args__, *ClusterEvent.__args__)}
-    inside |= {"Conflict", "Credit", "EarlierMap", "ErrorBody", "NewItem", "SubmitResult"}
+    inside |= {"Conflict", "CoordinatorRouted", "Credit", "EarlierMap", "ErrorBody", "NewItem"}
+    inside |= {"RuleRouted", "SubmitResult"}
     inside |= {one.__name__ for one in vars(state).values() if one in classes()} - {"Finished"}
     assert known - routed == inside, "parts of other messages"
 

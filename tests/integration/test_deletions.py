@@ -207,7 +207,7 @@ async def test_the_state_deleted_under_a_running_swarm(
         await operator.delete_key_value(BUCKET)
         await swarm.close()
     began = time.monotonic()
-    with pytest.raises(StateMissing, match=r"2 logs.*nats kv add x-state"):
+    with pytest.raises(StateMissing, match=r"3 logs.*nats kv add x-state"):
         async with node(server):
             pass
     # Not after all the time that it would wait for NATS.

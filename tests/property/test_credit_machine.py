@@ -265,7 +265,6 @@ class CreditMachine(RuleBasedStateMachine):
         for agent in self.agents.values():
             assert pool.of_agent(agent.name) == ["s1"]
         assert set(pool._wishes) <= set(idle)
-        assert set(pool._free) <= set(idle)
 
 
 # Not shrunk: that can take longer than a test may (pyproject.toml, faulthandler_timeout),

@@ -19,7 +19,8 @@ from swarm.actors.server_clock import ServerClock
 from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Entry
-from swarm.bus.log import FencedLog, LogReader
+from swarm.bus.log import FencedLog
+from swarm.bus.log_reader import LogReader
 from swarm.core import admission, decide
 from swarm.core import cluster as core_cluster
 from swarm.core.cluster import Cluster

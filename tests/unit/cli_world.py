@@ -25,8 +25,8 @@ SETTINGS = Settings(
     missed_s=0.5,
     heartbeat_s=0.5,
     lease_s=5.0,
-    retry_backoff_s=20.0,
-    retry_backoff_max_s=20.0,
+    retry_backoff_s=0.02,
+    retry_backoff_max_s=0.1,
 )
 
 Prepare = Callable[[Swarm], Awaitable[None]]

@@ -389,7 +389,10 @@ def test_what_a_shell_agent_can_say(
     assert capsys.readouterr().out.startswith(f"{items.ids['held']} {status}")
     shown = getattr(seen["held"], field)
     shown = msgspec.json.decode(shown) if isinstance(shown, msgspec.Raw) else shown
-    assert (seen["held"].status, shown) == (status, value)
+    # Its backoff may be over by now.
+    later = "queued" if argv == ["fail", "--error", "no"] else status
+    assert seen["held"].status in (status, later)
+    assert shown == value
     if "--retry-after" in argv:
         assert seen["held"].until == pytest.approx(time.time() + 3600, abs=60)
 

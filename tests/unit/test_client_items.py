@@ -20,7 +20,7 @@ LIMIT = 262_144
 NOW = 1_700_000_000.0
 
 
-def encode(description: Any, limit: int = LIMIT) -> tuple[str, Raw]:
+def encode(description: Any, limit: int = LIMIT) -> tuple[NewItem, Raw]:
     """As the only item of a call."""
     return encode_item(read(description, 0, NOW).with_ids([]), limit)
 
@@ -90,7 +90,7 @@ def test_a_mapping_and_a_new_item_encode_alike() -> None:
         "payload": {"n": [1, 2]},
     }
     assert encode(item) == encode(mapping)
-    assert encode(item)[0] == "feature"
+    assert encode(item)[0] == item
 
 
 class Referred:

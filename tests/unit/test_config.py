@@ -40,7 +40,7 @@ def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
 
 
 def test_other_variables_are_not_looked_at() -> None:
-    env = {"PATH": "x", "SHARD_AFFINITY": "local", "shard_count": "3", "PREFIX": "x"}
+    env = {"PATH": "x", "BRIDGE_COUNT": "2", "shard_count": "3", "PREFIX": "x"}
     assert load(env) == Settings()
 
 
@@ -51,7 +51,7 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "SHARD_KEY": ("work_type", '"work_type"', "work_type"),
         "SHARDING_ENABLED": ("0", "false", False),
         "SHARD_DISTRIBUTION": ("round_robin", '"round_robin"', "round_robin"),
-        "COORDINATORS": ("a:4000\n b", '["a:4000", "b"]', ["a", "b"]),
+        "COORDINATORS": ("a:4000\n b=h:1", '["a:4000", "b=h:1"]', ["a:4000", "b=h:1"]),
         "PARALLEL_WORKERS": ("5", "5", 5),
         "CONNECTION_POOL_SIZE": ("500", "500", 500),
         "BATCH_SIZE": ("7", "7", 7),
@@ -79,14 +79,26 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "MAILBOX_SIZE": ("2000", "2000", 2000),
         "APPEND_TIMEOUT_S": ("0.5", "0.5", 0.5),
         "ROUTING_ENABLED": ("1", "true", True),
+        "ROUTING_KEY": ("team", '"team"', "team"),
         "ROUTING_RULES": (
             "feature -> coordinator-1:4000\n",
             '"feature -> coordinator-1:4000"',
             "feature -> coordinator-1:4000",
         ),
-        "LB_STRATEGY": ("least_connections", '"least_connections"', "least_connections"),
+        "LB_STRATEGY": ("round_robin", '"round_robin"', "round_robin"),
+        "HEALTH_CHECK_INTERVAL": ("20000", "20000", 20_000),
+        "HEALTH_CHECK_TIMEOUT": ("1000", "1000", 1000),
+        "HEALTH_CHECK_RISE": ("3", "3", 3),
+        "HEALTH_CHECK_FALL": ("1", "1", 1),
+        "SLOW_START_S": ("0", "0", 0.0),
+        "SHARD_AFFINITY": ("strict", '"strict"', "strict"),
         "LOG_REPLICAS": ("3", "3", 3),
         "HTTP_PORT": ("0", "0", 0),
+        "HTTP_API": ("0", "false", False),
+        "COORDINATOR_DISCOVERY": ("etcd", '"etcd"', "etcd"),
+        "DISCOVERY_URL": ("", '""', ""),
+        "DISCOVERY_SERVICE": ("swarm.agents", '"swarm.agents"', "swarm.agents"),
+        "DISCOVERY_INTERVAL": ("0.5", "0.5", 0.5),
     }
     assert set(values) == {setting.env for setting in SETTINGS}
     for setting in SETTINGS:
@@ -111,6 +123,16 @@ BAD_VALUES = [
     ("COORDINATORS", "a:0", "'a:0' has no port"),
     ("COORDINATORS", "a b a:1", "'a' is there twice"),
     ("COORDINATORS", "a.b", "'a.b' is no coordinator name"),
+    ("COORDINATORS", "a=", "'a=' is no coordinator name"),
+    ("COORDINATORS", "a=b c:", "'c:' has no port"),
+    ("COORDINATORS", "a=b:99999", "'a=b:99999' has no port"),
+    ("HTTP_API", "2", "0, 1, false, true"),
+    ("COORDINATOR_DISCOVERY", "zookeeper", "nats, static, kubernetes, consul, etcd"),
+    ("DISCOVERY_URL", "localhost:8500", "'localhost:8500' is none"),
+    ("DISCOVERY_URL", "http://", "'http://' names no host"),
+    ("DISCOVERY_URL", "dns://a b", "is none"),
+    ("DISCOVERY_SERVICE", "a b", "a service's name"),
+    ("DISCOVERY_INTERVAL", "0", "seconds from 0.2"),
     ("PARALLEL_WORKERS", "-1", "1 to 256"),
     ("CONNECTION_POOL_SIZE", "0", "1 to 10000"),
     ("BATCH_SIZE", "0", "1 to 10000"),
@@ -124,7 +146,15 @@ BAD_VALUES = [
     ("ROUTING_ENABLED", "maybe", "0, 1, false, true"),
     ("ROUTING_RULES", "feature coordinator-1", "line 1"),
     ("ROUTING_RULES", "a -> x\na -> y", "line 2"),
-    ("LB_STRATEGY", "round_robin", "least_connections"),
+    ("ROUTING_RULES", "a -> @b", "no rule for 'b'"),
+    ("ROUTING_KEY", "colour", "work_type, priority, team, label"),
+    ("LB_STRATEGY", "random", "least_connections, round_robin, response_time"),
+    ("HEALTH_CHECK_INTERVAL", "10s", "50 to 3600000"),
+    ("HEALTH_CHECK_TIMEOUT", "0", "10 to 3600000"),
+    ("HEALTH_CHECK_RISE", "0", "1 to 100"),
+    ("HEALTH_CHECK_FALL", "0", "1 to 100"),
+    ("SLOW_START_S", "-1", "seconds from 0"),
+    ("SHARD_AFFINITY", "remote", "local, none, strict"),
     ("LOG_REPLICAS", "2", "1, 3, 5"),
     ("HTTP_PORT", "65536", "0 to 65535"),
 ]
@@ -178,7 +208,7 @@ def test_an_unknown_key_in_the_file_is_an_error(tmp_path: Path) -> None:
         load({}, path)
 
 
-@pytest.mark.parametrize("key", ["shard_affinity", "bridge_count", "SHARD_COUNT", "prefix"])
+@pytest.mark.parametrize("key", ["shard_affinities", "bridge_count", "SHARD_COUNT", "prefix"])
 def test_a_setting_that_nothing_acts_on_is_an_error_in_the_file(tmp_path: Path, key: str) -> None:
     with pytest.raises(BadConfig, match=f"no setting '{key}'"):
         load({}, written(tmp_path, f'{key} = "x"\n'))
@@ -197,6 +227,14 @@ def test_a_setting_that_nothing_acts_on_is_an_error_in_the_file(tmp_path: Path, 
         (
             {"LEASE_S": "3", "HEARTBEAT_S": "1", "APPEND_TIMEOUT_S": "5"},
             ["LEASE_S = 3", "APPEND_TIMEOUT_S = 5"],
+        ),
+        (
+            {"HEALTH_CHECK_INTERVAL": "1000"},
+            ["HEALTH_CHECK_INTERVAL = 1000", "HEALTH_CHECK_TIMEOUT = 5000", "at least"],
+        ),
+        (
+            {"ROUTING_KEY": "priority", "ROUTING_RULES": "high -> c1\nurgent -> c1"},
+            ["ROUTING_KEY = priority", "line 2", "'urgent' is no priority"],
         ),
         ({"MAILBOX_SIZE": "10"}, ["MAILBOX_SIZE = 10", "BATCH_SIZE = 1000"]),
         (
@@ -220,6 +258,10 @@ def test_just_possible_combinations_are_taken() -> None:
     assert load({"LEASE_S": "10.1"}).lease_s == 10.1
     assert load({"MISSED_S": "0.51"}).missed_s == 0.51
     assert load({"ROUTING_RULES": "a -> z"}).routing_rules == "a -> z"
+    by_label = {"ROUTING_KEY": "label", "ROUTING_RULES": "region=eu -> z"}
+    assert load(by_label).routing_rules == "region=eu -> z"
+    checked = {"HEALTH_CHECK_INTERVAL": "1000", "HEALTH_CHECK_TIMEOUT": "1000"}
+    assert load(checked).health_check_interval_ms == 1000
 
 
 def test_coordinators_by_the_guide() -> None:
@@ -261,6 +303,32 @@ def test_the_settings_survive_being_written(tmp_path: Path) -> None:
         }
     )
     assert load({}, written(tmp_path, to_toml(settings))) == settings
+
+
+def test_coordinators_have_names_hosts_and_ports() -> None:
+    settings = load({"COORDINATORS": "a b:81 c=10.0.0.3 d=x.example.com:82 e=[fd00::1]:83"})
+    assert settings.coordinator_names == ["a", "b", "c", "d", "e"]
+    places = [(one.host, one.port) for one in settings.coordinator_addresses]
+    assert places == [
+        ("a", 0),
+        ("b", 81),
+        ("10.0.0.3", 0),
+        ("x.example.com", 82),
+        ("[fd00::1]", 83),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "url", "said"),
+    [
+        ("static", "", "COORDINATOR_DISCOVERY = static does not go without COORDINATORS"),
+        ("nats", "http://h:1", "which asks nobody else"),
+        ("etcd", "dns://", "for etcd write http:// or https://"),
+    ],
+)
+def test_impossible_discovery_is_refused(by: str, url: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        load({"COORDINATOR_DISCOVERY": by, "DISCOVERY_URL": url})
 
 
 # --- what we ship --------------------------------------------------------------------

@@ -9,7 +9,7 @@ may leave the owner before the batch is durable; that is the shard worker's part
 from __future__ import annotations
 
 from swarm.core.decide.batch import Batch
-from swarm.core.decide.claiming import assignment, claim, take
+from swarm.core.decide.claiming import assignment, claim, claim_session, take
 from swarm.core.decide.control import item_control
 from swarm.core.decide.edges import edge
 from swarm.core.decide.holding import VERB, item_command, renew
@@ -24,6 +24,7 @@ __all__ = [
     "TakenBack",
     "assignment",
     "claim",
+    "claim_session",
     "due",
     "edge",
     "give_up",

@@ -38,6 +38,7 @@ class Batch:
         self.map_version = map_version
         self.nonce = nonce
         self.now = now
+        assert format_ in (1, FORMAT), "no other formats are written"
         #: Of the entry: the lowest that every live coordinator can read.
         self.format = format_
         #: From 0 to 1, to spread retries.
@@ -48,7 +49,6 @@ class Batch:
 
     def add(self, event: Event) -> None:
         """Decide `event`; refuses one that not every live coordinator could read."""
-        assert self.format in (1, FORMAT), "no other formats are written"
         if self.format < FORMAT and not isinstance(event, EVENTS_OF_1):
             raise Refusal(
                 "unsupported",

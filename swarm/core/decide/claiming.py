@@ -20,9 +20,13 @@ def claim(shard: Shard, command: Claim, sender: str, out: Batch) -> Assignment:
     if number is None:
         types = ", ".join(command.work_types)
         raise Refusal("no_work", f"shard {shard.number} has nothing ready of: {types}", retry=True)
-    # A session of its own: nobody else's heartbeats speak for this claim.
-    session = "c" + command.command_id.replace("-", "")[-12:]
+    session = claim_session(command.command_id)
     return take(shard, number, sender, session, out, command.lease_s, command.command_id)
+
+
+def claim_session(command_id: str) -> str:
+    """The session of a claim by name, its own: nobody else's heartbeats speak for it."""
+    return "c" + command_id.replace("-", "")[-12:]
 
 
 def _claimed_before(shard: Shard, done: Taken, sender: str) -> Assignment:

@@ -53,9 +53,11 @@ _LEFT_IN: dict[str, Status] = {
 }
 
 
-def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) -> Ack:
-    """Complete, fail, release, wait or progress of a held item."""
-    item = find(shard, command.work_item_id)
+def item_command(
+    shard: Shard, command: ItemCommand, sender: str, out: Batch, number: int = 0
+) -> Ack:
+    """Complete, fail, release, wait or progress of a held item; `number`: see `find`."""
+    item = find(shard, command.work_item_id, number)
     verb = VERB[type(command)]
     done = _done_before(shard, command, item, verb, out.now)
     if done is not None:
@@ -65,8 +67,9 @@ def item_command(shard: Shard, command: ItemCommand, sender: str, out: Batch) ->
     hold = held_by(shard, item, sender, command.token)
     match command:
         case Complete():
-            _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
-            check_json(command.result, "the result")
+            if command.result != NULL:
+                _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
+                check_json(command.result, "the result")
             out.add(Completed(item.number, hold.fence, command.command_id, command.result))
         case Fail():
             _check_growth(shard, item, command.error, hold.note)

@@ -26,16 +26,22 @@ _item_decoder = msgspec.json.Decoder(NewItem)
 _encode = msgspec.json.encode
 
 
-def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
-    """Accept a batch's part for this shard."""
+def submit(
+    shard: Shard, command: ShardSubmit, out: Batch, specs: list[NewItem] | None = None
+) -> SubmitReply:
+    """Accept a batch's part for this shard.
+
+    `specs`: its items, if this process has admitted them; else they are checked here, for
+    what cannot be folded again must never enter the log.
+    """
     _check_indexes(command)
     done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
-    wanted = set(command.indexes)
+    wanted: set[int] = set()
     if done is not None:
         # What has moved here by a change of the map was not here when the rest was accepted.
         wanted = set(command.moved) - {index for index, _ in done.numbers}
         if not wanted:
-            return _submit_reply(shard, command, done)
+            return _submit_reply(shard, command, done, again=True)
     _check_map(command, out)
     if out.full:
         raise Refusal(
@@ -49,12 +55,16 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     known: list[tuple[int, int]] = []
     clashes: list[int] = []
     in_batch: dict[str, int] = {}
-    for index, raw in zip(command.indexes, command.items, strict=True):
-        if index not in wanted:
+    for place, (index, raw) in enumerate(zip(command.indexes, command.items, strict=True)):
+        if done is not None and index not in wanted:
             continue
-        spec = _admitted(shard, raw)
+        spec = specs[place] if specs is not None else _admitted(shard, raw)
         key = spec.idempotency_key
-        keyed = shard.keys.get(key) if key else None
+        if not key:
+            fresh.append(raw)
+            indexes.append(index)
+            continue
+        keyed = shard.keys.get(key)
         number = keyed.number if keyed is not None else in_batch.get(key, 0)
         if number:
             known.append((index, number))
@@ -62,8 +72,7 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
             if _differs(shard, number, raw, twin):
                 clashes.append(index)
             continue
-        if key:
-            in_batch[key] = shard.next_number + len(fresh)
+        in_batch[key] = shard.next_number + len(fresh)
         fresh.append(raw)
         indexes.append(index)
     if done is not None:
@@ -76,7 +85,7 @@ def submit(shard: Shard, command: ShardSubmit, out: Batch) -> SubmitReply:
     out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
-    return _submit_reply(shard, command, accepted)
+    return _submit_reply(shard, command, accepted, again=done is not None)
 
 
 def known(shard: Shard, command: ShardSubmit, out: Batch) -> KnownReply:
@@ -101,7 +110,7 @@ def known(shard: Shard, command: ShardSubmit, out: Batch) -> KnownReply:
     assert len(had) <= len(command.indexes), "of those that were asked for"
     part = structs.replace(command, indexes=list(had), items=list(had.values()))
     found = Accepted(0, 0, [], [(index, numbers[index]) for index in had], clashes)
-    return KnownReply(_submit_reply(shard, part, found).results, out.now)
+    return KnownReply(_submit_reply(shard, part, found, again=True).results, out.now)
 
 
 def _check_map(command: ShardSubmit, out: Batch) -> None:
@@ -123,7 +132,7 @@ def _check_indexes(command: ShardSubmit) -> None:
 
 
 def _admitted(shard: Shard, raw: Raw) -> NewItem:
-    """The item, checked: what cannot be folded again must never enter the log."""
+    """The item, checked."""
     spec = read_item(raw)
     size = stored_bytes(raw)
     if size > shard.rules.item_bytes_max:
@@ -131,10 +140,18 @@ def _admitted(shard: Shard, raw: Raw) -> NewItem:
     return spec
 
 
-def _submit_reply(shard: Shard, command: ShardSubmit, accepted: Accepted) -> SubmitReply:
+def _submit_reply(
+    shard: Shard, command: ShardSubmit, accepted: Accepted, *, again: bool
+) -> SubmitReply:
+    """The answer to a command that was just, or (`again`) long ago, carried out."""
+    clashes = dict.fromkeys(accepted.clashes)
+    if not again and not clashes:
+        results = [
+            SubmitResult(index, item_id(shard.number, number)) for index, number in accepted.numbers
+        ]
+        return SubmitReply(results, command.command_id)
     assert len(command.indexes) == len(command.items), "checked before"
     spec_at = dict(zip(command.indexes, command.items, strict=True))
-    clashes = dict.fromkeys(accepted.clashes)
     results = []
     for index, number in accepted.numbers:
         raw = spec_at.get(index)

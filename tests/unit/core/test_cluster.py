@@ -126,7 +126,7 @@ def test_a_repeated_command_is_carried_out_once() -> None:
     [
         ("build to c1", "line 1"),
         ("build -> c1\nbuild -> c2", "a second rule for 'build'"),
-        ("build -> c9", "'c9', which is no coordinator of this swarm; there are: c1, c2"),
+        ("build -> c9", "'c9' is no coordinator of this swarm; there are: c1, c2"),
     ],
 )
 def test_bad_rules_are_refused_and_the_old_ones_stay(text: str, named: str) -> None:

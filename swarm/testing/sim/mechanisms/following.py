@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from swarm.actors.opening import ShardReader
-from swarm.bus.log import LogReader
+from swarm.bus.log_reader import LogReader
 from swarm.core.shard import Shard
 from swarm.errors import BusError
 from swarm.testing.sim.mechanism import Mechanism

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Asks every coordinator for /health and /ready; see `swarm health --help`.
+exec swarm health "$@"
