@@ -249,8 +249,7 @@ class ShardWorker(Actor):
         if ticked:
             self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
-        # First: what waited here while nothing was decided must not count after its time.
-        self._look_after_time(batch, answers)
+        self._look_after_time(batch, answers)  # first: what comes after its time must not count
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
         used += self._keeping.say(batch, used, room - used, ticked)
