@@ -13,14 +13,13 @@ from swarm.testing.sim.__main__ import outcomes, simulate
 from swarm.testing.sim.logbook import quiet
 from swarm.testing.sim.mechanisms import MECHANISMS
 from swarm.testing.sim.mishaps import KINDS
-from tests.sim.planted import PLANTED
-from tests.sim.planted_work import PLANTED_WORK
+from tests.sim import planted, planted_life, planted_work
 
 #: `make sim` runs 10,000; these keep `make test` quick.
 RUNS = 300
-ALL_PLANTED = [*PLANTED, *PLANTED_WORK]
 #: A planted bug must show within this many schedules.
 PLANTED_RUNS = 100
+PLANTED = [*planted.PLANTED, *planted_life.PLANTED, *planted_work.PLANTED_WORK]
 
 
 def test_every_guarantee_holds_in_many_schedules() -> None:
@@ -35,9 +34,7 @@ def test_every_guarantee_holds_in_many_schedules() -> None:
     assert [what for what in expected if not seen.get(what)] == []
 
 
-@pytest.mark.parametrize(
-    ("plant", "focus"), ALL_PLANTED, ids=[plant.__name__ for plant, _ in ALL_PLANTED]
-)
+@pytest.mark.parametrize(("plant", "focus"), PLANTED, ids=[plant.__name__ for plant, _ in PLANTED])
 def test_a_planted_bug_is_found(
     plant: Callable[[pytest.MonkeyPatch], None],
     focus: tuple[str, ...],

@@ -88,6 +88,9 @@ class Mechanism:
     def on_event(self, folded: Folded) -> None:
         """An event is durable."""
 
+    def on_append(self, log: str, node: str) -> None:
+        """A process begins to append to a log, perhaps in vain."""
+
     def on_cluster(self, event: ClusterEvent, node: str) -> None:
         """An event of the cluster log, written by `node`, is durable."""
 
@@ -144,6 +147,7 @@ class Hooks:
         self.describe = self._all(Mechanism.describe)
         self.arrange = self._all(Mechanism.arrange)
         self.event = self._all(Mechanism.on_event)
+        self.append = self._all(Mechanism.on_append)
         self.cluster = self._all(Mechanism.on_cluster)
         self.arrive = self._all(Mechanism.on_arrive)
         self.deliver = self._all(Mechanism.on_deliver)

@@ -231,7 +231,7 @@ def _jump_s(rng: Random) -> float:
 KINDS = (
     Kind("crash", 5, "ccaar", _crash),
     Kind("step", 5, "c", _step, amount=lambda rng: rng.random(), at_sends=False),
-    Kind("leave", 1, "ccar", _leave, at_sends=False),
+    Kind("leave", 2, "ccar", _leave, at_sends=False),
     Kind("pause", 6, "ccccaarruf", _pause, _pause_s),
     Kind("stutter", 1, "ccaar", _stutter, amount=lambda rng: rng.choice((0.1, 0.4, 1.0))),
     Kind("stall", 2, "cccaruf", _stall, _pause_s),

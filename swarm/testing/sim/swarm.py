@@ -92,6 +92,7 @@ class SimSwarm:
     def _watch(self) -> None:
         world, truth, hooks = self.world, self._scene.truth, self._hooks
         world.on_send(truth.on_send)
+        world.on_send(lambda log, _data, node: hooks.append(log, node))
         world.on_append(truth.on_append)
         world.on_publish(hooks.publish)
         world.on_arrive(hooks.arrive)

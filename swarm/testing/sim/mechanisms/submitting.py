@@ -31,6 +31,8 @@ class Submitting(Mechanism):
         #: Names of which a client has been told that they are stored.
         self._acked: dict[str, None] = {}
         self._batches: dict[str, int] = {}
+        #: Batches with idempotency keys that a client has submitted, by its name.
+        self._keyed: dict[str, list[list[dict[str, Any]]]] = {}
 
     # --- what is done ----------------------------------------------------------------
 
@@ -46,11 +48,19 @@ class Submitting(Mechanism):
             for index in range(count)
         ]
         client.hooks.arrange(items, client)
-        # Again with the same keys, as a client does that was restarted: no item is doubled.
-        for _ in range(rng.randint(1, 2) if keyed else 1):
-            left = items
-            while left:
-                left = await self._submit(client, left)
+        await self._submit_all(client, items)
+        # Again with the same keys, as a client does that was restarted: no item is doubled,
+        # however far it is by then.
+        earlier = self._keyed.setdefault(client.name, [])
+        if keyed:
+            earlier.append(items)
+        if earlier and rng.random() < 0.3:
+            await self._submit_all(client, rng.choice(earlier))
+
+    async def _submit_all(self, client: Client, items: list[dict[str, Any]]) -> None:
+        left = items
+        while left:
+            left = await self._submit(client, left)
 
     def _describe(self, client: Client, logical: str, keyed: bool) -> dict[str, Any]:
         item = {
@@ -79,7 +89,8 @@ class Submitting(Mechanism):
                 again[position] = item
             else:
                 self._told(logical, outcome.work_item_id)
-                client.ids.append(outcome.work_item_id)
+                if outcome.work_item_id not in client.ids:
+                    client.ids.append(outcome.work_item_id)
                 ids[position] = outcome.work_item_id
         if again:
             await asyncio.sleep(1.0)
