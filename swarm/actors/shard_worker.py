@@ -54,7 +54,7 @@ class ShardWorker(Actor):
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
         #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
         #: once, when it was found right: later it may be set, by hours, either way.
-        self._log_time_off_s = fenced.position.now - self._clock()
+        self._log_time_off_s = around.server_clock.now() - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
         self._deaf = False
@@ -249,9 +249,9 @@ class ShardWorker(Actor):
         if ticked:
             self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
+        self._look_after_time(batch, answers)  # first: what comes after its time must not count
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
-        self._look_after_time(batch, answers)
         used += self._keeping.say(batch, used, room - used, ticked)
         self._deciding.serve_credits(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
