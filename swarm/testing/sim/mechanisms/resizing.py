@@ -50,7 +50,8 @@ class Resizing(Mechanism):
             try:
                 reply = await client.swarm.resize(shards, timeout_s=8.0)
             except Refusal as refusal:
-                if not refusal.retry:
+                # (Whether that is said only to those whose clock is wrong, `Submitting` knows.)
+                if not refusal.retry and "in the future" not in str(refusal):
                     self.scene.verdict.broken(f"[7] {shards} shards were refused: {refusal}")
                 return
             if reply.map_version not in self._maps:
