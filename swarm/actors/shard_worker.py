@@ -54,7 +54,7 @@ class ShardWorker(Actor):
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
         #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
         #: once, when it was found right: later it may be set, by hours, either way.
-        self._log_time_off_s = fenced.position.now - self._clock()
+        self._log_time_off_s = around.server_clock.now() - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
         self._deaf = False

@@ -77,6 +77,9 @@ class Mechanism:
     def describe(self, item: dict[str, Any], client: Client) -> None:
         """Add to an item that a client is about to submit."""
 
+    def arrange(self, items: Sequence[dict[str, Any]], client: Client) -> None:
+        """Add to items that a client is about to submit together."""
+
     async def work(self, context: Context, rng: Random) -> None:
         """Something that a handler does before it returns or fails."""
 
@@ -142,6 +145,7 @@ class Hooks:
         self.mechanisms = mechanisms
         self.acting = [mechanism for mechanism in mechanisms if mechanism.weight]
         self.describe = self._all(Mechanism.describe)
+        self.arrange = self._all(Mechanism.arrange)
         self.event = self._all(Mechanism.on_event)
         self.append = self._all(Mechanism.on_append)
         self.cluster = self._all(Mechanism.on_cluster)

@@ -28,6 +28,7 @@ SETTINGS = Settings(
     cache_max_size=6,
     retry_backoff_s=0.2,
     retry_backoff_max_s=2.0,
+    deadline_grace_s=1.0,
 )
 WORK_TYPES = ("build", "test")
 CLIENTS = ("u1", "u2")
