@@ -11,6 +11,7 @@ import pytest
 from swarm.actors import finished, opening, ownership, standby
 from swarm.actors.answers import Answers
 from swarm.actors.handoff import Handoffs
+from swarm.actors.leaving import Leaving
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request
 from swarm.actors.shard_worker import ShardWorker
@@ -155,7 +156,7 @@ def sessions_forgotten_when_draining(patch: Patch) -> None:
     async def send_away(*_arguments: Any) -> None:
         return
 
-    patch.setattr("swarm.actors.coordinator.send_away", send_away)
+    patch.setattr(Leaving, "send_away", send_away)
 
 
 # --- the life of an item -------------------------------------------------------------
