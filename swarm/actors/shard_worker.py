@@ -249,7 +249,6 @@ class ShardWorker(Actor):
         if ticked:
             self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
-        self._look_after_time(batch, answers)  # first: what comes after its time must not count
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
         used += self._keeping.say(batch, used, room - used, ticked)
@@ -314,14 +313,15 @@ class ShardWorker(Actor):
     def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
         """As many requests as fit into one entry; returns the bytes that they may take."""
         take, texts = self._deciding.take, 0
-        # The largest request takes half of an entry, so this leaves room for slots.
-        room = self._bus.max_payload // 4
+        room = self._bus.max_payload // 4  # the largest takes half of an entry: slots have room
         for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
             if EVENT_BYTES * len(batch.events) + texts > room:
                 break
+            self._look_after_time(batch, answers)  # what comes after its time must not count
             request = self._mailbox.pop()
             take(request, batch, answers)
             texts += request.size
+        self._look_after_time(batch, answers)
         return EVENT_BYTES * len(batch.events) + texts
 
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
