@@ -36,9 +36,8 @@ from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
-#: Most leases given up, and most items that come due, in one round.
+#: Most leases given up in one round.
 LAPSES_MAX = 200
-DUE_MAX = 1000
 
 
 class ShardWorker(Actor):
@@ -249,9 +248,13 @@ class ShardWorker(Actor):
         if ticked:
             self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
+        # First: what comes after its time must not count.
+        self._deciding.look_after_time(batch, answers)
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
         used += self._keeping.say(batch, used, room - used, ticked)
+        # Again: what has come, or come back, may have a deadline that is over.
+        self._deciding.look_after_time(batch, answers)
         self._deciding.serve_credits(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
@@ -313,15 +316,14 @@ class ShardWorker(Actor):
     def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
         """As many requests as fit into one entry; returns the bytes that they may take."""
         take, texts = self._deciding.take, 0
-        room = self._bus.max_payload // 4  # the largest takes half of an entry: slots have room
+        # The largest request takes half of an entry, so this leaves room for slots.
+        room = self._bus.max_payload // 4
         for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
             if EVENT_BYTES * len(batch.events) + texts > room:
                 break
-            self._look_after_time(batch, answers)  # what comes after its time must not count
             request = self._mailbox.pop()
             take(request, batch, answers)
             texts += request.size
-        self._look_after_time(batch, answers)
         return EVENT_BYTES * len(batch.events) + texts
 
     def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
@@ -369,13 +371,6 @@ class ShardWorker(Actor):
             if number not in self._leases:
                 self._deciding.begin_lease(number, hold, now)
         self._leases.restart(now)
-
-    def _look_after_time(self, batch: decide.Batch, answers: Answers) -> None:
-        """Queue what was scheduled for now, end what has run out of time."""
-        if self._shard.timers.next_at > batch.now:
-            return
-        for number, hold, why in decide.due(self._shard, batch, DUE_MAX):
-            self._deciding.stop_holder(number, hold, why, answers)
 
     # --- dependencies ------------------------------------------------------------------------
 
