@@ -40,10 +40,14 @@ Patch = pytest.MonkeyPatch
 # --- dependencies --------------------------------------------------------------------------
 
 
-def edges_are_said_once(patch: Patch) -> None:
-    """What the log wants said to other shards is said when it is logged, and not again: not
-    by the next owner either."""
-    patch.setattr(EdgeBook, "look", lambda self, now: [])
+def outcomes_are_said_once(patch: Patch) -> None:
+    """An owner tells how an item ended when it ends, and does not do so again."""
+    original = EdgeBook.look
+
+    def look(self: EdgeBook, now: float) -> list[Edge]:
+        return [edge for edge in original(self, now) if not isinstance(edge, Outcome)]
+
+    patch.setattr(EdgeBook, "look", look)
 
 
 def heard_before_it_is_logged(patch: Patch) -> None:
@@ -283,7 +287,7 @@ def overdue_items_are_handed_out(patch: Patch) -> None:
 
 #: Each bug, and the kinds of mishaps that bring it to light.
 PLANTED_WORK: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
-    (edges_are_said_once, ("step",)),
+    (outcomes_are_said_once, ("step",)),
     (heard_before_it_is_logged, ()),
     (told_as_soon_as_it_is_said, ("step",)),
     (released_by_the_first_of_two, ()),
