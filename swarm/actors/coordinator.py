@@ -103,15 +103,7 @@ class Coordinator(Actor):
             draining=lambda: self.draining,
         )
         self._leaving = Leaving(around, self._say, self._presence.live)
-        #: What to do with a message, by its verb.
-        self._handlers: dict[str, Callable[[Message, str], None]] = {
-            **self._intake.handlers,
-            "handoff": self._handoffs.on_handoff,
-            "move": self._handoffs.on_move,
-            "borrow": self._lending.on_borrow,
-            "lend": self._lending.on_lend,
-            "beat": self._on_beat,
-        }
+        self._handlers = self._all_handlers()
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -124,6 +116,17 @@ class Coordinator(Actor):
         self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
+
+    def _all_handlers(self) -> dict[str, Callable[[Message, str], None]]:
+        """What to do with a message, by its verb."""
+        return {
+            **self._intake.handlers,
+            "handoff": self._handoffs.on_handoff,
+            "move": self._handoffs.on_move,
+            "borrow": self._lending.on_borrow,
+            "lend": self._lending.on_lend,
+            "beat": self._on_beat,
+        }
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
