@@ -103,7 +103,8 @@ class Coordinator(Actor):
             draining=lambda: self.draining,
         )
         self._leaving = Leaving(around, self._say, self._presence.live)
-        self._handlers = self._all_handlers()
+        #: What to do with a message, by its verb.
+        self._handlers = self._verbs()
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -117,8 +118,7 @@ class Coordinator(Actor):
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
 
-    def _all_handlers(self) -> dict[str, Callable[[Message, str], None]]:
-        """What to do with a message, by its verb."""
+    def _verbs(self) -> dict[str, Callable[[Message, str], None]]:
         return {
             **self._intake.handlers,
             "handoff": self._handoffs.on_handoff,

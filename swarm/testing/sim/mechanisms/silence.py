@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from swarm.testing.sim.mechanism import Said
+from swarm.testing.sim.mechanisms.checkpointing import SHELL
 from swarm.testing.sim.mishaps import Mishap
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
@@ -68,6 +69,8 @@ class Silence:
         claim = folded.ended
         assert claim is not None, "it ended a claim"
         session = self._sessions.get(claim.session)
+        if session is None and claim.agent == SHELL:
+            return  # it sends no heartbeats
         assert session is not None, f"{claim} is of a session that never attached"
         if self._boots[session.node] != session.boot:
             self._scene.verdict.saw("charged an agent")
