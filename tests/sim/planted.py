@@ -39,6 +39,7 @@ from swarm.messages import (
     Item,
     List,
     LogEntry,
+    NewItem,
     Opened,
     ShardSubmit,
     Stats,
@@ -312,8 +313,10 @@ def moved_items_refused(patch: Patch) -> None:
     """A shard takes what has moved to it for the misuse of a command id that it knows."""
     original = decide.submit
 
-    def submit(shard: Shard, command: ShardSubmit, out: decide.Batch) -> SubmitReply:
-        return original(shard, msgspec.structs.replace(command, moved=[]), out)
+    def submit(
+        shard: Shard, command: ShardSubmit, out: decide.Batch, specs: list[NewItem] | None = None
+    ) -> SubmitReply:
+        return original(shard, msgspec.structs.replace(command, moved=[]), out, specs)
 
     patch.setattr(decide, "submit", submit)
 
