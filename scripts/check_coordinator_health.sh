@@ -1,3 +1,3 @@
 #!/bin/sh
 # Asks every coordinator for /health and /ready; see `swarm health --help`.
-exec swarm health "$@"
+PATH="$(dirname "$0")/../.venv/bin:$PATH" exec swarm health "$@"

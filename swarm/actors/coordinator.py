@@ -19,7 +19,7 @@ from swarm.actors.cluster_copy import ClusterCopy
 from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
-from swarm.actors.leaving import send_away
+from swarm.actors.leaving import Leaving
 from swarm.actors.lending import SEEK_S, Lending
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
@@ -53,6 +53,9 @@ HEAR_S = 0.15
 class Coordinator(Actor):
     """One coordinator.  See the module's docstring."""
 
+    #: Where its process answers HTTP, for its beats; set before the start.
+    http = ""
+
     def __init__(
         self,
         bus: Bus,
@@ -79,7 +82,7 @@ class Coordinator(Actor):
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
         self._state = StateWatch(bus, self.name, settings.prefix)
-        self._around = around = self._surroundings()
+        around = self._surroundings()
         #: What holds for the whole swarm, as far as is known here.
         self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
         self.leader = Leader(around, self.cluster, self._mailbox.wake)
@@ -102,15 +105,9 @@ class Coordinator(Actor):
             announce=self._announce,
             draining=lambda: self.draining,
         )
+        self._leaving = Leaving(around, self._say, self._presence.live)
         #: What to do with a message, by its verb.
-        self._handlers: dict[str, Callable[[Message, str], None]] = {
-            **self._intake.handlers,
-            "handoff": self._handoffs.on_handoff,
-            "move": self._handoffs.on_move,
-            "borrow": self._lending.on_borrow,
-            "lend": self._lending.on_lend,
-            "beat": self._on_beat,
-        }
+        self._handlers = self._verbs()
         self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
@@ -119,10 +116,18 @@ class Coordinator(Actor):
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
-        #: Where its process answers HTTP, for its beats; set before the start.
-        self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
+
+    def _verbs(self) -> dict[str, Callable[[Message, str], None]]:
+        return {
+            **self._intake.handlers,
+            "handoff": self._handoffs.on_handoff,
+            "move": self._handoffs.on_move,
+            "borrow": self._lending.on_borrow,
+            "lend": self._lending.on_lend,
+            "beat": self._on_beat,
+        }
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -199,13 +204,10 @@ class Coordinator(Actor):
         await self._announce()
         # A whole swarm that is stopped is told so at about the same time.
         await asyncio.sleep(HEAR_S)
-        if not self._stayers():
+        if not self._leaving.stayers():
             return
         log.info("draining", coordinator=self.name, shards=self.owned)
-        await asyncio.gather(
-            self._handoffs.give_all(limit_s),
-            send_away(self._around, self._say, self._stayers, limit_s),
-        )
+        await asyncio.gather(self._handoffs.give_all(limit_s), self._leaving.send_away(limit_s))
         log.info("drained", coordinator=self.name, left=self.owned)
 
     async def stop(self) -> None:
@@ -299,13 +301,6 @@ class Coordinator(Actor):
             return
         # Too early: once more a little later.  Waking up twice does no harm.
         asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
-
-    # --- leaving ------------------------------------------------------------------------
-
-    def _stayers(self) -> list[str]:
-        """Other live coordinators that are not about to leave."""
-        live = self._presence.live()
-        return [name for name, beat in live.items() if name != self.name and not beat.draining]
 
     # --- beats --------------------------------------------------------------------------
 

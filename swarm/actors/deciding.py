@@ -52,6 +52,8 @@ from swarm.subjects import item_id, parse_item_id
 
 #: At most the size of an event besides the texts that its command brought along.
 EVENT_BYTES = 200
+#: Most items that come due at once.
+DUE_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -105,6 +107,7 @@ class Deciding:
             case Heartbeat():
                 self._heartbeat(sender, body, batch, answers)
             case Claim():
+                self.look_after_time(batch, answers)
                 answers.reply(request.reply, decide.claim(shard, body, sender, batch))
             case Renew():
                 ack = decide.renew(shard, body, sender)
@@ -216,6 +219,13 @@ class Deciding:
         name = item_id(self.shard.number, item.number)
         cancel = Control("cancel", name, hold.token, ask.reason, max(0.0, ask.until - now))
         answers.control(hold.agent, hold.session, cancel)
+
+    def look_after_time(self, batch: decide.Batch, answers: Answers) -> None:
+        """Queue what was scheduled for now, end what has run out of time."""
+        if self.shard.timers.next_at > batch.now:
+            return
+        for number, hold, why in decide.due(self.shard, batch, DUE_MAX):
+            self.stop_holder(number, hold, why, answers)
 
     def stop_holder(self, number: int, hold: Hold, why: str, answers: Answers) -> None:
         """This claim has ended, and its holder does not know."""

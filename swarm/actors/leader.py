@@ -151,7 +151,7 @@ class Leader(Actor):
         )
         try:
             fenced = await opening.run()
-            self._log_time_off_s = fenced.position.now - self._clock()
+            self._log_time_off_s = self._around.server_clock.now() - self._clock()
             self._cluster, self._fenced = reader.state, fenced
             if self._cluster.map is None:
                 batch = self._new_batch()

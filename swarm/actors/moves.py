@@ -88,15 +88,16 @@ class Moves:
         self, shard: int, part: ShardSubmit, asks: dict[int, list[int]], sender: str, reply: str
     ) -> None:
         send = self._around.send
-        try:
-            found = await asyncio.gather(
-                *(self._known(other, _only(part, indexes)) for other, indexes in asks.items())
-            )
-        except Refusal as refusal:
-            if reply:
-                await send(reply, error_reply(refusal))
-            return
-        results = {result.index: result for known in found for result in known}
+        found = await asyncio.gather(
+            *(self._known(other, _only(part, indexes)) for other, indexes in asks.items())
+        )
+        results: dict[int, SubmitResult] = {}
+        for known in found:
+            if isinstance(known, Refusal):
+                if reply:
+                    await send(reply, error_reply(known))
+                return
+            results.update((result.index, result) for result in known)
         if results and reply:
             await send(reply, _encode(SubmitReply(list(results.values()), part.command_id)))
         left = _only(part, [index for index in part.indexes if index not in results])
@@ -106,8 +107,8 @@ class Moves:
             # What it had to say is said by the coordinator's own loop.
             self._around.committed()
 
-    async def _known(self, shard: int, part: ShardSubmit) -> list[SubmitResult]:
-        """Those of `part` that `shard` has; raises `Refusal`."""
+    async def _known(self, shard: int, part: ShardSubmit) -> list[SubmitResult] | Refusal:
+        """Those of `part` that `shard` has; or why that is not known."""
         around = self._around
         subject = around.subjects.shard(shard, "known", around.coordinator)
         try:
@@ -115,10 +116,10 @@ class Moves:
             answer = _decode(message.data)
         except (BusError, msgspec.MsgspecError) as error:
             why = f"shard {shard}, which may have it already, does not answer: {error}"
-            raise Refusal("unavailable", why, retry=True) from error
+            return Refusal("unavailable", why, retry=True)
         if answer.error is not None:
             refused = answer.error
-            raise Refusal(cast(RefusalCode, refused.code), refused.message, refused.retry)
+            return Refusal(cast(RefusalCode, refused.code), refused.message, refused.retry)
         if part.map_version == self._cluster.map.version and shard not in self.adopted():
             self._adopted[shard] = answer.at
         return answer.results

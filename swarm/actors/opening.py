@@ -147,7 +147,7 @@ class Opening(Generic[StateT]):
             self._check_same(known, position.incarnation)
             fenced = self._fenced()
             opened = Opened(around.coordinator)
-            now = max(around.runtime.wall(), position.now)
+            now = max(around.server_clock.now(), position.now)
             reader.state.seq = position.at + 1
             try:
                 await fenced.append([opened], now, around.format())

@@ -28,17 +28,19 @@ class ServerClock:
         self._bus = bus
         self._wall = runtime.wall
         self._clock = asyncio.get_running_loop().time
-        #: (wall, monotonic) when the clock was last found good.
+        #: (wall, monotonic) when the clock was last found good; kept when it is not any more,
+        #: as what is being opened still goes by it.
         self._good_at: tuple[float, float] | None = None
 
     async def check(self) -> None:
         """Raise `BadConfig` when this machine's clock is off; and what the bus raises."""
         if self._holds():
             return
-        self._good_at = None
-        before = self._wall()
+        asked_s = self._clock()
         server = await self._bus.server_time()
         after = self._wall()
+        # Not what the wall clock showed then: it may have been set while the server answered.
+        before = after - (self._clock() - asked_s)
         # The server read its clock somewhere in between.
         off_s = max(before - server, server - after, 0.0)
         if off_s > OFF_MAX_S:
@@ -47,6 +49,17 @@ class ServerClock:
                 f"{OFF_MAX_S:.0f} s are allowed: synchronise both clocks (NTP)"
             )
         self._good_at = (after, self._clock())
+
+    def now(self) -> float:
+        """Seconds since the epoch, by this machine's clock as it was when it was found right.
+
+        A clock that is set between the look and its use would give its log a time that is
+        hours ahead, and never goes back.  Before any look it is the wall clock's.
+        """
+        if self._good_at is None:
+            return self._wall()
+        wall_s, monotonic_s = self._good_at
+        return wall_s + self._clock() - monotonic_s
 
     def _holds(self) -> bool:
         if self._good_at is None:

@@ -36,9 +36,8 @@ from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
 
-#: Most leases given up, and most items that come due, in one round.
+#: Most leases given up in one round.
 LAPSES_MAX = 200
-DUE_MAX = 1000
 
 
 class ShardWorker(Actor):
@@ -54,7 +53,7 @@ class ShardWorker(Actor):
         self._mailbox: Mailbox[Request] = Mailbox(around.settings.mailbox_size)
         #: Added to the monotonic clock, gives the log's time.  The wall clock is looked at
         #: once, when it was found right: later it may be set, by hours, either way.
-        self._log_time_off_s = fenced.position.now - self._clock()
+        self._log_time_off_s = around.server_clock.now() - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
         self._deaf = False
@@ -249,10 +248,13 @@ class ShardWorker(Actor):
         if ticked:
             self._deciding.expire_waiters(self.put)
         room = self._bus.max_payload * 7 // 8
+        # First: what comes after its time must not count.
+        self._deciding.look_after_time(batch, answers)
         used = self._decide_requests(batch, answers)
         self._look_after_leases(batch, answers, ticked)
-        self._look_after_time(batch, answers)
         used += self._keeping.say(batch, used, room - used, ticked)
+        # Again: what has come, or come back, may have a deadline that is over.
+        self._deciding.look_after_time(batch, answers)
         self._deciding.serve_credits(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
         self._tell_edges(batch, answers, ticked)
@@ -369,13 +371,6 @@ class ShardWorker(Actor):
             if number not in self._leases:
                 self._deciding.begin_lease(number, hold, now)
         self._leases.restart(now)
-
-    def _look_after_time(self, batch: decide.Batch, answers: Answers) -> None:
-        """Queue what was scheduled for now, end what has run out of time."""
-        if self._shard.timers.next_at > batch.now:
-            return
-        for number, hold, why in decide.due(self._shard, batch, DUE_MAX):
-            self._deciding.stop_holder(number, hold, why, answers)
 
     # --- dependencies ------------------------------------------------------------------------
 

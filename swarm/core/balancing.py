@@ -38,6 +38,8 @@ LB_STRATEGIES = ("least_connections", "round_robin", "response_time")
 SETTLE_S = 5.0
 #: A guess at the loads is used again for this long, unless a beat or an agent has come.
 GUESS_S = 0.1
+#: A coordinator that has been heard of for so long knows this router, if it counts routers.
+STRANGER_S = 2.0
 #: Response times below this are alike: what is less is chance.
 ALIKE_S = 0.002
 
@@ -96,7 +98,11 @@ class Balancer:
             sent = self._sent[beat.coordinator] = _Sent(beat.instance, now)
         self._guessed = NO_GUESS
         sent.requests = 0
-        sent.counted = max(sent.counted, min(sent.sessions, beat.routed.get(self.me, 0)))
+        counted = beat.routed.get(self.me, 0)
+        if self.me not in beat.routed and now - sent.first_heard_at > STRANGER_S:
+            # It counts nobody's: it is of an earlier version, or there are too many of us.
+            counted = sent.sessions
+        sent.counted = max(sent.counted, min(sent.sessions, counted))
         assert sent.counted <= sent.sessions, "nothing was counted that was not sent"
 
     # --- choosing -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which coordinator is to own which shard, and which ones stand by (static placement).
+"""Which coordinator is to own which shard, and which ones stand by.
 
 Everything here is a function of the shard map and the latest beats, so coordinators
 that hear the same come to the same conclusions.  When they do not, two may try to open
@@ -16,19 +16,39 @@ from swarm.messages import Beat
 FRESH_S = 5.0
 
 
-def preference(shard: int, coordinators: list[str]) -> list[str]:
-    """Coordinators in the order in which they are to own `shard`.
+def first_choices(shard_count: int, coordinators: Collection[str]) -> list[str]:
+    """Who is to own each shard: as even as can be, and moving little when somebody comes or goes.
 
-    First choices are dealt out in turn, so they are even to one shard; the further ones
-    are by rendezvous hashing (Thaler and Ravishankar, 1998), so the shards of one that
-    dies spread over all others.
+    Rendezvous hashing (Thaler and Ravishankar, 1998) with bounded capacity: the best pairs
+    of shard and coordinator come first, and nobody takes more than its part.
     """
     assert coordinators, "a swarm has at least one coordinator"
-    members = sorted(coordinators)
-    first = members[shard % len(members)]
-    others = [name for name in members if name != first]
-    others.sort(key=lambda name: stable_hash(f"{shard}/{name}"))
-    return [first, *others]
+    part, left = divmod(shard_count, len(coordinators))
+    taken = dict.fromkeys(coordinators, 0)
+    chosen: dict[int, str] = {}
+    pairs = ((shard, name) for shard in range(shard_count) for name in coordinators)
+    ranked = sorted((stable_hash(f"{name} {shard}"), shard, name) for shard, name in pairs)
+    for _, shard, name in ranked:
+        if shard in chosen or taken[name] > part or (taken[name] == part and not left):
+            continue
+        left -= taken[name] == part
+        taken[name] += 1
+        chosen[shard] = name
+    assert len(chosen) == shard_count, "every shard has one"
+    return [chosen[shard] for shard in range(shard_count)]
+
+
+def orders(shard_count: int, coordinators: Collection[str]) -> list[list[str]]:
+    """For each shard, coordinators in the order in which they are to own it.
+
+    After the first choice by plain rendezvous hashing, so that the shards of one that dies
+    spread over all others.
+    """
+    found = []
+    for shard, first in enumerate(first_choices(shard_count, coordinators)):
+        ranked = sorted((stable_hash(f"{shard}/{name}"), name) for name in coordinators)
+        found.append([first, *(name for _, name in ranked if name != first)])
+    return found
 
 
 def stands_by(beat: Beat, shard: int) -> bool:
@@ -57,7 +77,7 @@ class Placement:
 
     def __init__(self, shard_count: int, coordinators: list[str]) -> None:
         assert shard_count > 0, "a swarm has at least one shard"
-        self._orders = [preference(shard, coordinators) for shard in range(shard_count)]
+        self._orders = orders(shard_count, coordinators)
 
     def to_open(
         self, me: str, owned: Collection[int], live: Mapping[str, Beat], settled: bool

@@ -22,10 +22,7 @@ class Member(Struct, frozen=True, order=True):
     @property
     def address(self) -> str:
         """``host:port``, with brackets where the host is an IPv6 address; "" without a host."""
-        if not self.host:
-            return ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return f"{in_url(self.host)}:{self.port}" if self.host else ""
 
 
 class MemberSet(Struct, frozen=True):
@@ -57,6 +54,11 @@ class Backend(Protocol):
         when it does not answer, or with nonsense; never an empty list for that.
         """
         ...
+
+
+def in_url(host: str) -> str:
+    """`host` as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def in_order(members: list[Member]) -> list[Member]:

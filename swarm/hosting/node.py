@@ -24,7 +24,7 @@ from swarm.bus.base import Bus, Message, Subscription
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
 from swarm.core.membership import Members
-from swarm.discovery.base import SEEDS
+from swarm.discovery.base import SEEDS, in_url
 from swarm.errors import BadConfig, BadInput, BusError, DiscoveryFailed, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
@@ -232,9 +232,9 @@ class Node:
         if self._http is None:
             return ""
         host, port = self.plan.http_host, self._http.url.rpartition(":")[2]
-        if host in ("0.0.0.0", "::", ""):
+        if not host or host in ("0.0.0.0", "::"):
             host = socket.gethostname()
-        return self.plan.http_address or f"{host}:{port}"
+        return self.plan.http_address or f"{in_url(host)}:{port}"
 
     def _discover(self) -> Discovery:
         """Who follows the coordinators for whoever asks over HTTP."""
@@ -321,6 +321,9 @@ class Node:
         why = [] if beating else ["its own beats do not come back"]
         why += [f"shard {shard} cannot be opened: {reason}" for shard, reason in closed.items()]
         why += coordinator.alarms
+        if coordinator.draining:
+            # So that a balancer takes it out before it stops.
+            why.append("it is about to leave")
         # Owning none is fine where others own all: a takeover is not undone.
         if not owned and unowned:
             why.append("it owns no shard yet, and some have no owner")

@@ -89,7 +89,8 @@ class SimLoop(asyncio.BaseEventLoop):
         # Strong references in order of creation.  asyncio's own set is weak and ordered by
         # address: which forgotten task vanishes when, and who is cancelled first, would
         # differ from run to run.
-        self._tasks: list[asyncio.Task[Any]] = []
+        # With the process that each belongs to.
+        self._tasks: dict[asyncio.Task[Any], str | None] = {}
         self._tasks_made = 0
         self._tasks_prune_at = 256
         self._failures: list[BaseException] = []
@@ -234,7 +235,8 @@ class SimLoop(asyncio.BaseEventLoop):
         task = super().create_task(
             coro, name=name or f"task-{self._tasks_made}", context=context, **options
         )
-        self._tasks.append(task)
+        own = PROCESS.get(None) if context is None else context.get(PROCESS)
+        self._tasks[task] = own
         if len(self._tasks) >= self._tasks_prune_at:
             self._prune_tasks()
             self._tasks_prune_at = max(256, 2 * len(self._tasks))
@@ -245,14 +247,18 @@ class SimLoop(asyncio.BaseEventLoop):
         return [task for task in self._tasks if not task.done()]
 
     def _prune_tasks(self) -> None:
-        for task in self._tasks:
-            if task.done() and task._log_traceback:
+        kept: dict[asyncio.Task[Any], str | None] = {}
+        for task, process in self._tasks.items():
+            # Whoever is stopped, or was killed, could not ask for what it failed with.
+            if not task.done() or process in self._frozen:
+                kept[task] = process
+            elif task._log_traceback:
                 error = task.exception()
                 assert error is not None, "only a failure is waiting to be asked for"
                 if task.get_name() != MAIN:
                     error.add_note(f"raised in {task.get_name()}, which nobody awaited")
                 self._failures.append(error)
-        self._tasks = self.pending_tasks()
+        self._tasks = kept
 
     def _on_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception in a callback: keep it and end the run."""

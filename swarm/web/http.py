@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from swarm.discovery.base import in_url
 from swarm.errors import BadInput
 from swarm.web.api import Api, errors_as_json
 from swarm.web.statuses import json_response
@@ -60,7 +61,7 @@ class HttpServer:
         self._runner = runner
         bound = runner.addresses[0][1]
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-        self.url = f"http://{shown}:{bound}"
+        self.url = f"http://{in_url(shown)}:{bound}"
 
     async def stop(self) -> None:
         """Stop listening; safe to call twice."""

@@ -22,6 +22,7 @@ STATUS: Mapping[RefusalCode, int] = {
     "not_waiting": 409,
     "already_answered": 409,
     "agent_id_in_use": 409,
+    "conflict": 409,
     "too_old": 410,
     "too_large": 413,
     "idempotency_conflict": 422,

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from swarm.actors.requests import decode_body
 from swarm.core.admission import check_item
+from swarm.core.headers import Common
 from swarm.core.ids import is_uuid7
 from swarm.errors import Refusal, SwarmError
 from swarm.messages import ErrorBody, NewItem, Submit, SubmitReply, SubmitResult
@@ -65,11 +66,9 @@ def read(body: bytes, key: str, calls: Calls) -> Submit:
 async def submit(calls: Calls, command: Submit, deadline: float) -> SubmitReply:
     """What became of each item, in order."""
     exchange = SubmitBatch(command)
-    # Routers look at the subject only.
-    types = {item.work_type for item in _checked(command.items)}
-    work_type = types.pop() if len(types) == 1 else MIXED
+    work_type, headers = _routed_by(_checked(command.items))
     subject = calls.subjects.submit(work_type, calls.sender)
-    await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S)
+    await calls.run(subject, exchange, deadline, attempt_s=ATTEMPT_S, headers=headers)
     results = []
     for index in range(len(command.items)):
         outcome = exchange.outcome(index, subject)
@@ -90,6 +89,17 @@ def _with_key(raw: Raw, key: str) -> Raw:
         return raw
     item.idempotency_key = key
     return Raw(msgspec.json.encode(item))
+
+
+def _routed_by(items: list[NewItem]) -> tuple[str, dict[str, str] | None]:
+    """What routers look at, as they decode no items: work type and headers."""
+    if not items:
+        return MIXED, None
+    common = Common(items[0])
+    for item in items[1:]:
+        common.add(item)
+    types = {item.work_type for item in items}
+    return types.pop() if len(types) == 1 else MIXED, common.headers()
 
 
 def _checked(items: list[Raw]) -> list[NewItem]:

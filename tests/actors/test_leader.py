@@ -182,7 +182,7 @@ def test_what_cannot_be_done_is_refused_by_name() -> None:
         with pytest.raises(Refusal, match="no coordinator of this swarm; there are: c1, c2"):
             await cluster.swarm.set_rules("build -> nowhere")
         answer = await cluster.ask(bus, "swarm.control.dance.me", {})
-        assert "the leader knows rules, conflict, look" in answer["error"]["message"]
+        assert "the leader knows rules, conflict, resize, look" in answer["error"]["message"]
         answer = await cluster.ask(bus, "swarm.control.rules.me", {"text": 1})
         assert answer["error"]["code"] == "bad_request"
         long = {"text": "#" * 200_000}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from swarm.core.leases import UNLISTED_RELEASE
-from swarm.errors import Refusal, SwarmError, WorkFailed
+from swarm.errors import Refusal, SwarmError, WorkCancelled, WorkFailed
 from swarm.messages import Complete
 from tests.actors.cluster import SETTINGS, Cluster, HandAgent, on_cluster, pass_time, until
 
@@ -335,3 +335,41 @@ def test_a_bug_in_a_round_closes_the_shard_rather_than_guess(
         assert 0 not in owner.owned
 
     on_cluster(scenario)
+
+
+def test_a_complete_that_waits_beyond_the_grace_time_does_not_count() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach()
+        await agent.next(1)
+        handle = await cluster.swarm.submit("build")
+        await until(agent.assigned)
+        [(item, token)] = agent.assigned()
+        assert (await handle.cancel(grace_s=1.0)).status == "claimed"
+        worker = next(w for c in cluster.coordinators.values() for w in c._shards)
+        async with worker.turn:  # as an owner that was stopped, or has to open the shard first
+            await agent.next(0, Complete(cluster.runtime(9).new_id(), item, token))
+            await pass_time(2.0)
+        with pytest.raises(WorkCancelled):
+            await handle.result(timeout=5)
+        await until(lambda: any(work.acks for work in agent.work))
+        [ack] = [ack for work in agent.work for ack in work.acks]
+        assert ack.error is not None
+        assert ack.error.code == "already_finished"
+
+    on_cluster(scenario, settings=msgspec.structs.replace(ONE_SHARD, lease_s=30.0))
+
+
+def test_an_item_that_comes_after_its_deadline_is_not_handed_out() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach()
+        await agent.next(1)
+        handle = await cluster.swarm.submit("build", deadline=cluster.world.time() - 1.0)
+        with pytest.raises(WorkFailed, match="deadline"):
+            await handle.result(timeout=5)
+        assert agent.assigned() == []
+
+    on_cluster(scenario, settings=ONE_SHARD)

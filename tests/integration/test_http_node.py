@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -92,6 +94,30 @@ async def test_members_are_who_beats_with_their_addresses(
         metrics = (await node.metrics())[0].decode()
         assert 'swarmsh_discovered_coordinators{source="nats"} 1.0' in metrics
         assert 'swarmsh_discovery_stale{source="nats"} 0.0' in metrics
+
+
+async def test_one_that_is_about_to_leave_is_not_ready(
+    nats_server: EmbeddedServer, nats_prefix: str
+) -> None:
+    async with started(plan(nats_server.url, nats_prefix)) as node:
+        await until(lambda: node.ready()[0])
+        await node.drain()
+        status, shown = await get(f"{node.http_url}/ready")
+        assert (status, shown["why"]) == (503, ["it is about to leave"])
+        # What is asked of it until it stops is answered all the same.
+        assert (await get(f"{node.http_url}/v1/items"))[0] == 200
+
+
+async def test_http_over_ipv6(nats_server: EmbeddedServer, nats_prefix: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"NOT TESTED: there is no IPv6 here: {error}")
+    what = dataclasses.replace(plan(nats_server.url, nats_prefix), http_host="::1")
+    async with started(what) as node:
+        assert node.http_url.startswith("http://[::1]:")
+        assert node.http_address == node.http_url.removeprefix("http://")
+        assert (await get(f"{node.http_url}/health"))[0] == 200
 
 
 async def test_an_address_for_others_is_announced(

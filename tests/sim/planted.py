@@ -39,6 +39,7 @@ from swarm.messages import (
     Item,
     List,
     LogEntry,
+    NewItem,
     Opened,
     ShardSubmit,
     Stats,
@@ -103,9 +104,11 @@ def two_appends_in_flight(patch: Patch) -> None:
     """A batch goes out as two entries at once."""
     original = FencedLog.append
 
-    async def append(self: FencedLog, events: list[Event], now: float) -> int:
+    async def append(
+        self: FencedLog, events: list[Event], now: float, format_: int = FORMAT
+    ) -> int:
         if len(events) < 2:
-            return await original(self, events, now)
+            return await original(self, events, now, format_)
         position = self.position
         entries = [
             LogEntry(
@@ -219,7 +222,10 @@ def leases_on_the_wall_clock(patch: Patch) -> None:
 
     def init(self: ShardWorker, around: Surroundings, shard: Shard, fenced: FencedLog) -> None:
         original(self, around, shard, fenced)
-        self._clock = around.runtime.wall
+        monotonic, off_s = self._clock, self._log_time_off_s
+        self._clock = self._deciding.clock = around.runtime.wall
+        # The log's time is another matter.
+        patch.setattr(self, "_now", lambda: max(monotonic() + off_s, fenced.position.now))
         self._leases.restart(self._clock())
 
     patch.setattr(ShardWorker, "__init__", init)
@@ -229,7 +235,7 @@ def any_clock_may_open(patch: Patch) -> None:
     """An owner opens a shard although its clock is hours off."""
 
     async def no_look(self: ServerClock) -> None:
-        return
+        self._good_at = None
 
     patch.setattr(ServerClock, "check", no_look)
 
@@ -285,6 +291,8 @@ def heartbeats_without_a_pause(patch: Patch) -> None:
 def two_processes_of_one_agent(patch: Patch) -> None:
     """A coordinator does not hear that a session of the same agent id was taken on elsewhere."""
     patch.setattr(Sessions, "attention", lambda self, agent, heard, now: [])
+    # Nor does it say so again: two that do not listen would do that for ever.
+    patch.setattr(Sessions, "dispute", lambda self, agent, session: None)
 
 
 def no_record_means_no_item(patch: Patch) -> None:
@@ -305,8 +313,10 @@ def moved_items_refused(patch: Patch) -> None:
     """A shard takes what has moved to it for the misuse of a command id that it knows."""
     original = decide.submit
 
-    def submit(shard: Shard, command: ShardSubmit, out: decide.Batch) -> SubmitReply:
-        return original(shard, msgspec.structs.replace(command, moved=[]), out)
+    def submit(
+        shard: Shard, command: ShardSubmit, out: decide.Batch, specs: list[NewItem] | None = None
+    ) -> SubmitReply:
+        return original(shard, msgspec.structs.replace(command, moved=[]), out, specs)
 
     patch.setattr(decide, "submit", submit)
 
@@ -342,7 +352,7 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (slots_on_their_way_stay_so, ()),
     (heartbeats_without_a_pause, ()),
     (two_processes_of_one_agent, ("crash",)),
-    (no_record_means_no_item, ()),
+    (no_record_means_no_item, ("crash", "partition")),
     (earlier_shards_not_asked, ()),
     (moved_items_refused, ()),
     (control_commands_forgotten, ("crash", "pause")),

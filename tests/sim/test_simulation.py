@@ -13,12 +13,13 @@ from swarm.testing.sim.__main__ import outcomes, simulate
 from swarm.testing.sim.logbook import quiet
 from swarm.testing.sim.mechanisms import MECHANISMS
 from swarm.testing.sim.mishaps import KINDS
-from tests.sim.planted import PLANTED
+from tests.sim import planted, planted_life, planted_work
 
 #: `make sim` runs 10,000; these keep `make test` quick.
 RUNS = 300
 #: A planted bug must show within this many schedules.
 PLANTED_RUNS = 100
+PLANTED = [*planted.PLANTED, *planted_life.PLANTED, *planted_work.PLANTED_WORK]
 
 
 def test_every_guarantee_holds_in_many_schedules() -> None:

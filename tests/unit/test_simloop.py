@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -520,6 +521,30 @@ def test_a_timer_cancelled_while_its_process_is_frozen_does_not_run() -> None:
         assert seen == ["kept"]
 
     run(main, seed=1)
+
+
+def test_whoever_is_killed_is_not_blamed_for_not_asking_what_failed() -> None:
+    """A task fails, and its process is killed before the one that awaits it goes on."""
+
+    async def main() -> str:
+        loop = frozen_loop()
+
+        async def fail() -> None:
+            await pass_time(1)
+            loop.freeze("p#1")
+            raise LookupError("planted")
+
+        async def work() -> None:
+            task = asyncio.create_task(fail())
+            with contextlib.suppress(LookupError):  # to have asked is enough
+                await task
+
+        killed = start_process("p#1", work())
+        await pass_time(3)
+        assert not killed.done()
+        return "fine"
+
+    assert run(main, seed=1) == "fine"
 
 
 def test_a_process_that_stays_frozen_is_named_in_a_deadlock_and_ended_with_the_run() -> None:

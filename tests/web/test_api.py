@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from swarm.bus.base import Message
 from swarm.core.ids import uuid7
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import REFUSAL_CODES
 from swarm.messages import ShardStats
+from swarm.subjects import MIXED
 from swarm.web import api, bodies, statuses
 from swarm.web.api import Api
 from swarm.web.http import HttpServer
@@ -100,6 +102,22 @@ async def test_however_items_are_placed_a_key_is_known_again(
                 await http.post("/v1/submit", items, key=key, front=front) for front in (0, 1)
             ]
             assert answers[0].body["results"] == answers[1].body["results"]
+
+
+async def test_a_submit_says_what_routers_route_by(http: HttpWorld) -> None:
+    seen: list[Message] = []
+    await http.world.connect("spy").subscribe("swarm.submit.*.*", seen.append)
+    high = {"work_type": "text", "priority": "high", "team": "core"}
+    low = {"work_type": "text", "priority": "low", "team": "core"}
+    for number, items in enumerate(([high], [high, low], [high, {"work_type": "other"}, {}])):
+        answer = await http.post("/v1/submit", {"items": items}, key=f"batch-{number}")
+        assert answer.status == 200
+    said = [(one.subject.split(".")[2], dict(one.headers or {})) for one in seen]
+    assert said == [
+        ("text", {"Swarm-Priority": "high", "Swarm-Team": "core"}),
+        ("text", {"Swarm-Priority": MIXED, "Swarm-Team": "core"}),
+        (MIXED, {"Swarm-Priority": MIXED, "Swarm-Team": MIXED}),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["text", "uuid"])

@@ -38,8 +38,13 @@ def submit(
     done = repeated(shard, command.command_id, command.retry, Accepted, out.now)
     wanted: set[int] = set()
     if done is not None:
+        wanted = set(command.indexes) - {index for index, _ in done.numbers}
+        if not wanted:
+            return _submit_reply(shard, command, done, again=True)
+        # By another map these might not be this shard's at all.
+        _check_map(command, out)
         # What has moved here by a change of the map was not here when the rest was accepted.
-        wanted = set(command.moved) - {index for index, _ in done.numbers}
+        wanted &= set(command.moved)
         if not wanted:
             return _submit_reply(shard, command, done, again=True)
     _check_map(command, out)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from swarm.errors import Refusal
+
 #: No machine's clock is further off than this unless it has jumped.
 OFF_MAX_S = 1.5
+#: A client whose own clock is further ahead than this may be told so.
+AHEAD_S = 250.0
 
 
 class _Clock:
@@ -36,6 +40,10 @@ class Clocks:
     def off_s(self, node: str) -> float:
         """How far ahead of the server's it is, negative when it is behind."""
         return self._clocks[node].off_s
+
+    def may_be_refused(self, node: str, refusal: Refusal) -> bool:
+        """Whether it was refused for its clock, which is, or was a moment ago, far ahead."""
+        return "in the future" in str(refusal) and self.most_ahead_s(node) > AHEAD_S
 
     def most_ahead_s(self, node: str) -> float:
         """How far ahead of the server's it has been at most."""

@@ -77,6 +77,9 @@ class Mechanism:
     def describe(self, item: dict[str, Any], client: Client) -> None:
         """Add to an item that a client is about to submit."""
 
+    def arrange(self, items: Sequence[dict[str, Any]], client: Client) -> None:
+        """Add to items that a client is about to submit together."""
+
     async def work(self, context: Context, rng: Random) -> None:
         """Something that a handler does before it returns or fails."""
 
@@ -84,6 +87,9 @@ class Mechanism:
 
     def on_event(self, folded: Folded) -> None:
         """An event is durable."""
+
+    def on_append(self, log: str, node: str) -> None:
+        """A process begins to append to a log, perhaps in vain."""
 
     def on_cluster(self, event: ClusterEvent, node: str) -> None:
         """An event of the cluster log, written by `node`, is durable."""
@@ -139,7 +145,9 @@ class Hooks:
         self.mechanisms = mechanisms
         self.acting = [mechanism for mechanism in mechanisms if mechanism.weight]
         self.describe = self._all(Mechanism.describe)
+        self.arrange = self._all(Mechanism.arrange)
         self.event = self._all(Mechanism.on_event)
+        self.append = self._all(Mechanism.on_append)
         self.cluster = self._all(Mechanism.on_cluster)
         self.arrive = self._all(Mechanism.on_arrive)
         self.deliver = self._all(Mechanism.on_deliver)

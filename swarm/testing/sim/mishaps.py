@@ -123,6 +123,18 @@ def _crash(hand: Stagehand, mishap: Mishap) -> None:
     hand.processes.kill(mishap.node, mishap.for_s)
 
 
+def _step(hand: Stagehand, mishap: Mishap) -> None:
+    """Whoever takes a step first, which one `amount` says, is killed right after it."""
+
+    def kill(node: str) -> bool:
+        if hand.scene.calm:
+            return False
+        hand.processes.kill(node, mishap.for_s)
+        return True
+
+    hand.scene.traps.lay(mishap.amount, kill)
+
+
 def _leave(hand: Stagehand, mishap: Mishap) -> None:
     hand.processes.terminate(mishap.node, mishap.for_s)
 
@@ -218,7 +230,8 @@ def _jump_s(rng: Random) -> float:
 
 KINDS = (
     Kind("crash", 5, "ccaar", _crash),
-    Kind("leave", 1, "ccar", _leave, at_sends=False),
+    Kind("step", 5, "c", _step, amount=lambda rng: rng.random(), at_sends=False),
+    Kind("leave", 2, "ccar", _leave, at_sends=False),
     Kind("pause", 6, "ccccaarruf", _pause, _pause_s),
     Kind("stutter", 1, "ccaar", _stutter, amount=lambda rng: rng.choice((0.1, 0.4, 1.0))),
     Kind("stall", 2, "cccaruf", _stall, _pause_s),

@@ -18,6 +18,7 @@ SETTINGS = Settings(
     heartbeat_s=0.8,
     beat_s=0.25,
     missed_s=1.2,
+    drain_s=4.0,
     append_timeout_s=0.4,
     ageing_s=2.0,
     dedupe_window_s=1000.0,
@@ -27,6 +28,7 @@ SETTINGS = Settings(
     cache_max_size=6,
     retry_backoff_s=0.2,
     retry_backoff_max_s=2.0,
+    deadline_grace_s=1.0,
 )
 WORK_TYPES = ("build", "test")
 CLIENTS = ("u1", "u2")

@@ -51,6 +51,9 @@ class Roles:
                 await actor.stop()
                 await asyncio.sleep(0.5)
         await leave.wait()
+        if isinstance(actor, Coordinator):
+            # As a node does: what others can take over is handed to them first.
+            await actor.drain(self._scene.settings.drain_s)
         await actor.stop()
         await bus.close()
 

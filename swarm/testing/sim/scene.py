@@ -14,8 +14,13 @@ from swarm.runtime import Runtime
 from swarm.subjects import Subjects
 from swarm.testing.sim.clocks import Clocks
 from swarm.testing.sim.plan import Plan
+from swarm.testing.sim.traps import Traps
 from swarm.testing.sim.truth import Truth
 from swarm.testing.sim.verdict import Verdict
+
+
+def _nobody(name: str, _for_s: float) -> None:
+    raise AssertionError(f"there is no {name} yet")
 
 
 @dataclass
@@ -32,7 +37,10 @@ class Scene:
     clocks: Clocks
     verdict: Verdict
     truth: Truth
+    traps: Traps
     rng: Random
+    #: Kills a process, which is started again after so many seconds.
+    kill: Callable[[str, float], None] = _nobody
     #: When all faults end, on `clock`.
     calm_at_s: float = float("inf")
 

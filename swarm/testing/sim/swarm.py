@@ -19,6 +19,7 @@ from swarm.testing.sim.plan import CLIENTS, Plan
 from swarm.testing.sim.processes import Processes
 from swarm.testing.sim.roles import Roles
 from swarm.testing.sim.scene import Scene
+from swarm.testing.sim.traps import Traps
 from swarm.testing.sim.truth import Folded, Truth
 from swarm.testing.sim.verdict import Verdict, Violation
 
@@ -41,6 +42,7 @@ class SimSwarm:
         self._hooks = Hooks(mechanisms, plan.coordinators)
         roles = Roles(self._scene, self._hooks)
         self._processes = Processes(self._scene, self._hooks.boot, roles.died)
+        self._scene.kill = self._processes.kill
         for names, role in (
             (plan.routers, roles.router),
             (plan.coordinators, roles.coordinator),
@@ -83,12 +85,14 @@ class SimSwarm:
                 self._on_event,
                 self._on_cluster,
             ),
+            traps=Traps(world, self.verdict.saw),
             rng=rng,
         )
 
     def _watch(self) -> None:
         world, truth, hooks = self.world, self._scene.truth, self._hooks
         world.on_send(truth.on_send)
+        world.on_send(lambda log, _data, node: hooks.append(log, node))
         world.on_append(truth.on_append)
         world.on_publish(hooks.publish)
         world.on_arrive(hooks.arrive)

@@ -38,8 +38,11 @@ class Claim(Struct):
     fence: int
     agent: str
     session: str
+    lease_s: float
     #: Virtual time of its end in the log, None while it holds.
     ended_at_s: float | None = None
+    #: What the item was then.
+    ended_as: str = ""
 
 
 class Known(Struct):
@@ -48,7 +51,7 @@ class Known(Struct):
     work_item_id: str
     #: The name that its client gave it: the same item, however often it was sent.
     logical: str
-    #: (sequence, status), one for each event that concerned it, oldest first.
+    #: (sequence, status) of each change, oldest first.
     history: list[tuple[int, str]]
     #: The claim that ended it, if it was held then.
     ended_by: Claim | None = None
@@ -59,6 +62,15 @@ class Known(Struct):
     def status(self) -> str:
         """As of the end of the log."""
         return self.history[-1][1]
+
+    @property
+    def ended_blocked(self) -> bool:
+        """Whether it ended while its dependencies kept it from being claimed."""
+        return self.status in ENDED and self.history[-2][1] == "blocked"
+
+    def was(self, status: str) -> bool:
+        """Whether it has ever been that."""
+        return any(one == status for _, one in self.history)
 
     def status_at(self, seq: int) -> str | None:
         """As of `seq`; None before it was submitted."""
@@ -125,11 +137,11 @@ class Truth:
         return {number: position.at for number, position in self.positions.items()}
 
     def unfinished(self) -> list[str]:
-        """Items that have not ended."""
+        """Items that have not ended, but for blocked ones, which may have to wait."""
         return [
             f"{known.work_item_id} {known.status}"
             for known in self.items.values()
-            if known.status not in ENDED
+            if known.status not in ENDED and known.status != "blocked"
         ]
 
     def shard(self, number: int) -> Shard:
@@ -203,12 +215,13 @@ class Truth:
         if isinstance(event, Claimed):
             token = make_token(event.fence, entry.owner, event.session)
             self.claims[known.work_item_id, token] = Claim(
-                known.work_item_id, token, event.fence, event.agent, event.session
+                known.work_item_id, token, event.fence, event.agent, event.session, event.lease_s
             )
         after = self._hold(shard, number)
         if before is not None and (after is None or after.token != before.token):
             folded.ended = self.claims[known.work_item_id, before.token]
             folded.ended.ended_at_s = self._clock()
+            folded.ended.ended_as = known.status
 
     def _follow(self, shard: Shard, number: int, seq: int) -> None:
         """An event has concerned this item."""
@@ -216,7 +229,8 @@ class Truth:
         if item is None:
             return  # archived: it stays as it ended
         known = self.items[item_id(shard.number, number)]
-        known.history.append((seq, item.status))
+        if item.status != known.status:
+            known.history.append((seq, item.status))
         hold = item.end.hold if item.end is not None else None
         known.ended_by = self.claims[known.work_item_id, hold.token] if hold is not None else None
         known.cause = item.end.cause if item.end is not None else ""

@@ -135,6 +135,19 @@ def test_what_no_beat_counts_is_forgotten_after_a_while() -> None:
     assert desk.agents(6) == {"c2": 6}, "they are lost: they would have been counted by now"
 
 
+def test_a_coordinator_that_counts_no_routers_is_not_starved() -> None:
+    """One of an earlier version: its beats alone tell how full it is."""
+    desk = Desk(beats(c1=0, old=0))
+    for second in range(10):
+        desk.now = NOW + 3 + second
+        joined = desk.agents(20)
+        if second:
+            assert joined == {"c1": 10, "old": 10}
+        there = {name: desk.live[name].sessions + joined[name] for name in desk.live}
+        desk.beat("c1", sessions=there["c1"], routed={"r1": desk.balancer.number("c1")})
+        desk.beat("old", sessions=there["old"])
+
+
 def test_a_restarted_coordinator_is_empty() -> None:
     desk = Desk(beats(c1=0, c2=0))
     desk.agents(10)

@@ -208,6 +208,15 @@ def test_without_a_move_another_batch_under_the_same_id_is_a_mistake() -> None:
     assert errors[5].code == "idempotency_conflict"
 
 
+def test_what_another_map_puts_beside_what_is_known_is_not_taken_for_a_mistake() -> None:
+    """A coordinator that knows only an earlier map sends what is another shard's by now."""
+    desk = Desk()
+    submit(desk, part([0], version=2))
+    refusal = refusal_of(lambda: submit(desk, part([0, 2], version=1, retry=1), adopted=2))
+    assert (refusal.code, refusal.retry) == ("stale_map", True)
+    assert ids(submit(desk, part([0], version=1, retry=1), adopted=2)) == {0: "3-1"}
+
+
 @pytest.mark.parametrize("version", [1, 3])
 def test_a_shard_accepts_by_its_own_map_only(version: int) -> None:
     desk = Desk()

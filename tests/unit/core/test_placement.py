@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from swarm.core.placement import FRESH_S, Placement, preference, stands_by
+from swarm.core.placement import FRESH_S, Placement, first_choices, orders, stands_by
+from swarm.core.sharding import stable_hash
 from swarm.messages import Beat
 from tests.builders import beat
 
@@ -22,48 +23,68 @@ def named(count: int) -> list[str]:
 
 def test_the_order_names_everybody_once_and_is_the_same_for_all() -> None:
     names = named(5)
-    for shard in range(64):
-        order = preference(shard, names)
+    for order in orders(64, names):
         assert sorted(order) == names
-        assert preference(shard, names[::-1]) == order
+    assert orders(64, names[::-1]) == orders(64, names)
 
 
 @pytest.mark.parametrize(("shards", "count"), [(16, 2), (16, 3), (64, 7), (64, 8), (5, 8), (1, 1)])
 def test_first_choices_are_even_to_one_shard(shards: int, count: int) -> None:
-    firsts = Counter(preference(shard, named(count))[0] for shard in range(shards))
+    firsts = Counter(first_choices(shards, named(count)))
     loads = [firsts.get(name, 0) for name in named(count)]
     assert max(loads) - min(loads) <= 1
+
+
+def rendezvous(shards: int, names: list[str]) -> list[str]:
+    """Without a bound: the fewest moves, and uneven."""
+    return [
+        min((stable_hash(f"{name} {shard}"), name) for name in names)[1] for shard in range(shards)
+    ]
+
+
+def blocks(shards: int, names: list[str]) -> list[str]:
+    """Each a contiguous part: even, and nearly all borders move."""
+    return [names[shard * len(names) // shards] for shard in range(shards)]
+
+
+#: Shards, coordinators before and after: for bounded rendezvous, plain rendezvous and blocks,
+#: the shards that move, and the most and the fewest that a coordinator has afterwards.
+COMPARED = {
+    (16, 2, 3): ((5, 6, 5), (5, 6, 5), (7, 6, 5)),
+    (64, 7, 8): ((13, 8, 8), (9, 11, 3), (35, 8, 8)),
+    (64, 8, 7): ((13, 10, 9), (9, 13, 3), (35, 10, 9)),
+    (64, 10, 11): ((10, 6, 5), (5, 10, 2), (31, 6, 5)),
+    (256, 10, 11): ((32, 24, 23), (26, 31, 16), (127, 24, 23)),
+}
+
+
+@pytest.mark.parametrize(("shards", "before", "after"), COMPARED)
+def test_few_move_and_it_stays_even(shards: int, before: int, after: int) -> None:
+    found = []
+    for place in (first_choices, rendezvous, blocks):
+        one, two = place(shards, named(before)), place(shards, named(after))
+        counts = Counter(dict.fromkeys(named(after), 0) | Counter(two))
+        moves = sum(a != b for a, b in zip(one, two, strict=True))
+        found.append((moves, max(counts.values()), min(counts.values())))
+    assert tuple(found) == COMPARED[shards, before, after]
 
 
 @pytest.mark.parametrize(("shards", "count"), [(16, 3), (64, 7), (64, 8), (256, 10)])
 def test_when_one_dies_only_its_shards_move_and_they_spread(shards: int, count: int) -> None:
     names = named(count)
+    ordered = orders(shards, names)
     for dead in names:
-        before = {shard: preference(shard, names)[0] for shard in range(shards)}
-        after = {
-            shard: next(name for name in preference(shard, names) if name != dead)
-            for shard in before
-        }
-        moved = [shard for shard in before if before[shard] != after[shard]]
-        # The fewest possible: what the dead one had.
-        assert moved == [shard for shard in before if before[shard] == dead]
-        heirs = Counter(after[shard] for shard in moved)
+        moved = [shard for shard in range(shards) if ordered[shard][0] == dead]
+        heirs = Counter(ordered[shard][1] for shard in moved)
         # Even would be `share` each; random heirs stay within five deviations of it.
         share = len(moved) / (count - 1)
         assert max(heirs.values()) <= share + 5 * math.sqrt(share) + 1
         assert len(heirs) > 1, "not all to one"
 
 
-def test_a_coordinator_that_returns_is_the_first_choice_for_what_it_had() -> None:
-    names = named(4)
-    assert {s: preference(s, names)[0] for s in range(16)} == {
-        s: preference(s, [*names[1:], names[0]])[0] for s in range(16)
-    }
-
-
 def test_a_swarm_has_a_coordinator() -> None:
     with pytest.raises(AssertionError, match="at least one"):
-        preference(0, [])
+        orders(1, [])
 
 
 # --- what to open ------------------------------------------------------------------------
@@ -86,8 +107,12 @@ def opens(
     return PLACEMENT.to_open(me, set(owned), live, settled)
 
 
+def preference(shard: int, names: list[str]) -> list[str]:
+    return orders(SHARDS, names)[shard]
+
+
 def firsts(me: str) -> list[int]:
-    return [shard for shard in range(SHARDS) if preference(shard, NAMES)[0] == me]
+    return [shard for shard, first in enumerate(first_choices(SHARDS, NAMES)) if first == me]
 
 
 def test_before_it_has_settled_it_opens_its_first_choices_only() -> None:

@@ -30,7 +30,12 @@ class Attaching(Mechanism):
     def on_event(self, folded: Folded) -> None:
         """Work does not go to two sessions of one agent id in turn."""
         event, now_s = folded.event, folded.decided_at_s
-        if not isinstance(event, Claimed) or now_s < self.scene.calm_at_s + AGREED_S:
+        # (Who claims by name has a session for each claim.)
+        if (
+            not isinstance(event, Claimed)
+            or event.command_id
+            or now_s < self.scene.calm_at_s + AGREED_S
+        ):
             return
         latest, since_s = self._latest.get(event.agent, ("", 0.0))
         if latest == event.session:

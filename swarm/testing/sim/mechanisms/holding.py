@@ -91,7 +91,7 @@ class Holding(Mechanism):
         if known is None or claim is None:
             verdict.broken(f"[2] {ack} about a claim that the log does not have")
         if ack["status"] in ("completed", "dead"):
-            if known.status != ack["status"] or known.ended_by is not claim:
+            if claim.ended_as != ack["status"]:
                 verdict.broken(f"[2] {ack} was answered before it was durable: {told} {known}")
         elif ack["status"] != "claimed" and holds:
             verdict.broken(f"[2] {ack} was answered before it was durable: {told} {known}")
@@ -130,7 +130,8 @@ class Holding(Mechanism):
         """What was completed or failed was worked on, by the claim that says so."""
         for known in self.scene.truth.items.values():
             ended_by = known.ended_by
-            if known.status == "cancelled" or known.cause not in ("", "failed"):
+            ended = known.status in ("completed", "dead")
+            if not ended or known.cause not in ("", "failed") or known.ended_blocked:
                 continue  # nobody need have begun
             if ended_by is None or (known.work_item_id, ended_by.token) not in self._worked:
                 self.scene.verdict.broken(f"[6] {known} ended without having been run")

@@ -6,6 +6,7 @@ import msgspec
 
 from swarm.messages import Died, Released
 from swarm.testing.sim.mechanism import Mechanism
+from swarm.testing.sim.mechanisms.timing import is_stall
 from swarm.testing.sim.mishaps import Mishap
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Claim, Folded
@@ -52,15 +53,18 @@ class Leasing(Mechanism):
         What waits in the buffers of a process that was stopped counts as well, but for the
         time that it takes an owner to know that it does not hear.
         """
-        if not isinstance(folded.event, Released | Died) or folded.event.cause not in LAPSES:
+        event = folded.event
+        if not isinstance(event, Released | Died) or event.cause not in LAPSES:
             return
+        if is_stall(folded):
+            return  # it was heard of, and that does not help it
         assert folded.ended is not None, "a release ends a claim"
         self._check_listed(folded, folded.ended)
-        self._check_deaf(folded)
+        self._check_deaf(folded, folded.ended.lease_s)
 
     def _check_listed(self, folded: Folded, claim: Claim) -> None:
         key = (claim.work_item_id, claim.token, folded.node)
-        lease_s, missed_s = self.scene.rules.lease_s, self.scene.settings.missed_s
+        lease_s, missed_s = claim.lease_s, self.scene.settings.missed_s
         for where, deaf_s in ((self._listed, 0.0), (self._arrived, missed_s)):
             for at_s in where.get(key, ()):
                 ago_s = folded.decided_at_s - at_s
@@ -96,9 +100,8 @@ class Leasing(Mechanism):
         for span in self._deaf.setdefault(node, []):
             span[1] = min(span[1], self.scene.clock())
 
-    def _check_deaf(self, folded: Folded) -> None:
+    def _check_deaf(self, folded: Folded, lease_s: float) -> None:
         """No lease runs in that time, and all start anew, in full, after it."""
-        lease_s = self.scene.rules.lease_s
         notices_s = self.scene.settings.missed_s + 2 * self.scene.settings.beat_s
         for start_s, mended_s in self._deaf[folded.node]:
             end_s = min(mended_s, self.scene.calm_at_s)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
-from swarm.errors import NoAnswer, Refusal, WorkFailed
+from swarm.errors import NoAnswer, Refusal, WorkCancelled, WorkFailed
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism, Said
 from swarm.testing.sim.scene import Scene
@@ -68,11 +68,12 @@ class Reading(Mechanism):
         status, token = "completed", ""
         try:
             token = (await client.swarm.result(work_item_id, timeout=8.0))["token"]
-        except WorkFailed:
-            status = "dead"
+        except WorkFailed as failed:
+            status = "cancelled" if isinstance(failed, WorkCancelled) else "dead"
         known = self.scene.truth.items[work_item_id]
         ended_by = known.ended_by.token if known.ended_by else None
-        if known.status != status or token not in (ended_by, ""):
+        # One that was dead may have been brought back since.
+        if not known.was(status) or token not in (ended_by, ""):
             self.scene.verdict.broken(f"[2] {work_item_id} is {known}, not {status} by {token}")
 
     # --- what must hold --------------------------------------------------------------

@@ -50,7 +50,7 @@ class Resizing(Mechanism):
             try:
                 reply = await client.swarm.resize(shards, timeout_s=8.0)
             except Refusal as refusal:
-                if not refusal.retry:
+                if not refusal.retry and not self.scene.clocks.may_be_refused(client.name, refusal):
                     self.scene.verdict.broken(f"[7] {shards} shards were refused: {refusal}")
                 return
             if reply.map_version not in self._maps:

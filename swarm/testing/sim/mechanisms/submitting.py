@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, ClassVar
 
 from swarm.errors import BusUnavailable, Refusal, SwarmError
@@ -16,8 +16,6 @@ from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
 
 PRIORITIES = ("critical", "high", "medium", "low")
-#: A client whose clock is further ahead than this may be told so.
-AHEAD_S = 250.0
 
 
 class Submitting(Mechanism):
@@ -33,6 +31,8 @@ class Submitting(Mechanism):
         #: Names of which a client has been told that they are stored.
         self._acked: dict[str, None] = {}
         self._batches: dict[str, int] = {}
+        #: Batches with idempotency keys that a client has submitted, by its name.
+        self._keyed: dict[str, list[list[dict[str, Any]]]] = {}
 
     # --- what is done ----------------------------------------------------------------
 
@@ -47,11 +47,20 @@ class Submitting(Mechanism):
             self._describe(client, f"{client.name}-{batch}-{index}", keyed)
             for index in range(count)
         ]
-        # Again with the same keys, as a client does that was restarted: no item is doubled.
-        for _ in range(rng.randint(1, 2) if keyed else 1):
-            left = items
-            while left:
-                left = await self._submit(client, left)
+        client.hooks.arrange(items, client)
+        await self._submit_all(client, items)
+        # Again with the same keys, as a client does that was restarted: no item is doubled,
+        # however far it is by then.
+        earlier = self._keyed.setdefault(client.name, [])
+        if keyed:
+            earlier.append(items)
+        if earlier and rng.random() < 0.3:
+            await self._submit_all(client, rng.choice(earlier))
+
+    async def _submit_all(self, client: Client, items: list[dict[str, Any]]) -> None:
+        left = items
+        while left:
+            left = await self._submit(client, left)
 
     def _describe(self, client: Client, logical: str, keyed: bool) -> dict[str, Any]:
         item = {
@@ -65,23 +74,31 @@ class Submitting(Mechanism):
 
     async def _submit(self, client: Client, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Submit all; those that were refused and are to be sent once more."""
-        again = []
+        again: dict[int, dict[str, Any]] = {}
+        ids: dict[int, str] = {}
         try:
             outcomes = await client.swarm.submit_many(items, timeout_s=10_000.0)
         except BusUnavailable:  # it could not even begin to listen for answers
             await asyncio.sleep(1.0)
             return items
-        for item, outcome in zip(items, outcomes, strict=True):
+        for position, (item, outcome) in enumerate(zip(items, outcomes, strict=True)):
             logical = item["payload"]["logical"]
             if isinstance(outcome, SwarmError):
-                self._refused(client, logical, outcome)
-                again.append(item)
+                if not self._depends_on(item, again):
+                    self._refused(client, logical, outcome)
+                again[position] = item
             else:
                 self._told(logical, outcome.work_item_id)
-                client.ids.append(outcome.work_item_id)
+                if outcome.work_item_id not in client.ids:
+                    client.ids.append(outcome.work_item_id)
+                ids[position] = outcome.work_item_id
         if again:
             await asyncio.sleep(1.0)
-        return again
+        return _renumbered(again, ids)
+
+    def _depends_on(self, item: dict[str, Any], refused: Container[int]) -> bool:
+        """Whether it depends on an item of its batch that was refused."""
+        return any(one in refused for one in item.get("depends_on", ()))
 
     # --- what must hold --------------------------------------------------------------
 
@@ -107,17 +124,24 @@ class Submitting(Mechanism):
 
     def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
         verdict = self.scene.verdict
-        clock_wrong = isinstance(error, Refusal) and "in the future" in str(error)
-        if not clock_wrong or not self._ahead(client.name):
+        clocks = self.scene.clocks
+        if not isinstance(error, Refusal) or not clocks.may_be_refused(client.name, error):
             verdict.broken(f"[1] {logical} was not accepted: {error}")
         if logical in self._ids and logical not in self._acked:
             verdict.broken(f"[1] {logical} is in the log, and was refused: {error}")
         verdict.saw("refused for its clock")
 
-    def _ahead(self, node: str) -> bool:
-        """Whether its clock is, or was until a moment ago, far ahead."""
-        return self.scene.clocks.most_ahead_s(node) > AHEAD_S
-
     def unfinished(self) -> Iterable[str]:
         """Whatever was submitted must end."""
         return self.scene.truth.unfinished()
+
+
+def _renumbered(left: dict[int, dict[str, Any]], ids: dict[int, str]) -> list[dict[str, Any]]:
+    """Items of a batch that are to be sent once more, by position, when others have got ids."""
+    places = {position: place for place, position in enumerate(left)}
+    return [
+        item | {"depends_on": [ids.get(one, places.get(one, one)) for one in item["depends_on"]]}
+        if "depends_on" in item
+        else item
+        for item in left.values()
+    ]

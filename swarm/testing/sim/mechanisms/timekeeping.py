@@ -12,6 +12,8 @@ from swarm.testing.sim.truth import Folded
 OFF_MAX_S = 2.0
 #: What a look at the clocks may be wrong by, and what may go unnoticed between two looks.
 MARGIN_S = 0.6
+#: What a log's time may be off: of a look that took long nobody knows when the server looked.
+LOG_OFF_MAX_S = OFF_MAX_S + MARGIN_S + 8.0
 #: What was set wrong so lately may not have been noticed when the opening began.
 NOTICED_S = 5.0
 
@@ -41,8 +43,17 @@ class Timekeeping(Mechanism):
         self._now[folded.shard] = now
         if now < before:
             verdict.broken(f"[9] time in log {folded.shard} went back from {before} to {now}")
+        self._check_right(folded)
         if isinstance(folded.event, Opened):
             self._opened(folded)
+
+    def _check_right(self, folded: Folded) -> None:
+        """A log's time begins right and then goes on by monotonic clocks."""
+        true = self.scene.world.time() - self.scene.clock() + folded.decided_at_s
+        off_s = folded.entry.now - true
+        if abs(off_s) > LOG_OFF_MAX_S:
+            name = f"log {folded.shard}, by {folded.node},"
+            self.scene.verdict.broken(f"[9] the time of {name} is {off_s:.1f} s off")
 
     def _opened(self, folded: Folded) -> None:
         off_s = self.scene.clocks.off_s(folded.node)
