@@ -19,6 +19,9 @@ PRIORITIES = ("critical", "high", "medium", "low")
 #: A client whose clock is further ahead than this may be told so.
 AHEAD_S = 250.0
 
+#: In health every coordinator has heard of every shard after so long.
+HEARD_OF_S = 10.0
+
 
 class Submitting(Mechanism):
     """Clients submit batches, some under idempotency keys and more than once."""
@@ -115,6 +118,11 @@ class Submitting(Mechanism):
 
     def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
         verdict = self.scene.verdict
+        healthy_s = self.scene.clock() - self.scene.calm_at_s
+        if "there are only the shards" in str(error) and healthy_s < HEARD_OF_S:
+            # By a coordinator that was cut off for so long that it does not know of all.
+            verdict.saw("refused for a new shard")
+            return
         clock_wrong = isinstance(error, Refusal) and "in the future" in str(error)
         if not clock_wrong or not self._ahead(client.name):
             verdict.broken(f"[1] {logical} was not accepted: {error}")
