@@ -29,7 +29,7 @@ RefusalCode = Literal[
     "agent_id_in_use",  # another live process is attached under this agent id
     "idempotency_conflict",  # the idempotency key was used before, for other content
     "conflict",  # what was to be changed has changed meanwhile: read it, and edit that
-    "stale_map",  # placed under another shard map than the shard's
+    "stale_map",  # by another shard map than this shard or coordinator has
     "too_old",  # a retry older than the dedupe window: cannot tell whether it was done
     "overloaded",  # a full mailbox: try again a little later
     "unavailable",  # nobody who could do it is alive right now: try again

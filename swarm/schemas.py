@@ -100,7 +100,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         for verb in ("cancel", "prioritize", "retry", "answer")
     ),
     Route(_COMMAND.format(verb="submit"), "coordinator", "owner", "ShardSubmit", ["SubmitReply"]),
-    Route(_COMMAND.format(verb="known"), "coordinator", "owner", "ShardSubmit", ["KnownReply"]),
+    Route(
+        "<p>.shard.<n>.known.<coordinator>", "coordinator", "owner", "ShardSubmit", ["KnownReply"]
+    ),
     Route(
         "<p>.coordinator.<id>.submit.<sender>",
         "router",

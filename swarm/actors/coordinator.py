@@ -53,6 +53,9 @@ HEAR_S = 0.15
 class Coordinator(Actor):
     """One coordinator.  See the module's docstring."""
 
+    #: Where its process answers HTTP, for its beats; set before the start.
+    http = ""
+
     def __init__(
         self,
         bus: Bus,
@@ -113,8 +116,6 @@ class Coordinator(Actor):
         self._gone: dict[str, float] = {}
         #: Takes no new sessions or shards.
         self.draining = False
-        #: Where its process answers HTTP, for its beats; set before the start.
-        self.http = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
 

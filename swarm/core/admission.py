@@ -110,8 +110,10 @@ def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
 def _check_dependencies(item: NewItem, shard_count: int) -> None:
     for name in item.dependencies:
         if shard_of_id(name) >= shard_count:
+            # The sender may know of shards that are newer than what this coordinator has heard.
             raise Refusal(
-                "bad_request",
-                f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}; "
-                "an item can depend on items that exist already",
+                "stale_map",
+                f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}, as "
+                "far as is known here; an item can depend on items that exist already",
+                retry=True,
             )

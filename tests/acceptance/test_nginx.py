@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -32,7 +31,10 @@ RUN_S = 60.0
 
 
 def nginx_config(folder: Path, port: int, ports: list[int]) -> Path:
-    """The shipped file with these ports, in a main file that keeps to `folder`."""
+    """The shipped file with these ports, in a main file that keeps to `folder`.
+
+    One process, without a master: it ends with its test, however that ends.
+    """
     shipped = (CONFIGS / "swarm.conf").read_text("utf-8")
     assert "listen 4000;" in shipped
     shipped = shipped.replace("listen 4000;", f"listen 127.0.0.1:{port};")
@@ -43,8 +45,7 @@ def nginx_config(folder: Path, port: int, ports: list[int]) -> Path:
     temps = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     lines = [f"{temp}_temp_path {folder}/{temp};" for temp in temps]
     main = f"""
-        {"user root;" if os.geteuid() == 0 else ""}
-        daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+        daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
         events {{ worker_connections 512; }}
         http {{
           {" ".join(lines)}

@@ -359,3 +359,17 @@ def test_a_complete_that_waits_beyond_the_grace_time_does_not_count() -> None:
         assert ack.error.code == "already_finished"
 
     on_cluster(scenario, settings=msgspec.structs.replace(ONE_SHARD, lease_s=30.0))
+
+
+def test_an_item_that_comes_after_its_deadline_is_not_handed_out() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach()
+        await agent.next(1)
+        handle = await cluster.swarm.submit("build", deadline=cluster.world.time() - 1.0)
+        with pytest.raises(WorkFailed, match="deadline"):
+            await handle.result(timeout=5)
+        assert agent.assigned() == []
+
+    on_cluster(scenario, settings=ONE_SHARD)

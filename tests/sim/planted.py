@@ -352,7 +352,7 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (slots_on_their_way_stay_so, ()),
     (heartbeats_without_a_pause, ()),
     (two_processes_of_one_agent, ("crash",)),
-    (no_record_means_no_item, ()),
+    (no_record_means_no_item, ("crash", "partition")),
     (earlier_shards_not_asked, ()),
     (moved_items_refused, ()),
     (control_commands_forgotten, ("crash", "pause")),

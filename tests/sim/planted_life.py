@@ -10,8 +10,8 @@ import pytest
 
 from swarm.actors import finished, opening, ownership, standby
 from swarm.actors.answers import Answers
-from swarm.actors.coordinator import Coordinator
 from swarm.actors.handoff import Handoffs
+from swarm.actors.leaving import Leaving
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request
 from swarm.actors.shard_worker import ShardWorker
@@ -33,6 +33,7 @@ from swarm.messages import (
     Released,
     Taken,
 )
+from swarm.testing.sim.mechanisms import cancelling
 
 Patch = pytest.MonkeyPatch
 
@@ -152,10 +153,10 @@ def requests_dropped_at_a_handoff(patch: Patch) -> None:
 def sessions_forgotten_when_draining(patch: Patch) -> None:
     """A coordinator that leaves hands its shards over, and says nothing to its agents."""
 
-    async def send_away(self: Coordinator, limit_s: float) -> None:
+    async def send_away(*_arguments: Any) -> None:
         return
 
-    patch.setattr(Coordinator, "_send_away", send_away)
+    patch.setattr(Leaving, "send_away", send_away)
 
 
 # --- the life of an item -------------------------------------------------------------
@@ -188,6 +189,9 @@ def complete_after_the_grace_time(patch: Patch) -> None:
 def nobody_is_told_to_stop(patch: Patch) -> None:
     """Owners say nothing to those whose claim has ended, or who are to stop."""
     patch.setattr(Answers, "control", lambda self, agent, session, control: None)
+    # Handlers take longer, so that it matters.
+    patch.setattr(cancelling, "LONG_ONE_OF", 2)
+    patch.setattr(cancelling, "LONG_S", (8.0, 10.0))
 
 
 def answer_not_handed_on(patch: Patch) -> None:
