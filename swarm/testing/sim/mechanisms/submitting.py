@@ -127,18 +127,13 @@ class Submitting(Mechanism):
 
     def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
         verdict = self.scene.verdict
-<<<<<<< HEAD
-        clocks = self.scene.clocks
-        if not isinstance(error, Refusal) or not clocks.may_be_refused(client.name, error):
-=======
         healthy_s = self.scene.clock() - self.scene.calm_at_s
         if "there are only the shards" in str(error) and healthy_s < HEARD_OF_S:
             # By a coordinator that was cut off for so long that it does not know of all.
             verdict.saw("refused for a new shard")
             return
-        clock_wrong = isinstance(error, Refusal) and "in the future" in str(error)
-        if not clock_wrong or not self._ahead(client.name):
->>>>>>> refs/heads/sim1
+        clocks = self.scene.clocks
+        if not isinstance(error, Refusal) or not clocks.may_be_refused(client.name, error):
             verdict.broken(f"[1] {logical} was not accepted: {error}")
         if logical in self._ids and logical not in self._acked:
             verdict.broken(f"[1] {logical} is in the log, and was refused: {error}")
