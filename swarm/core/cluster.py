@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
-from swarm.core.decide.batch import check_id
 from swarm.core.conflicts import CONFLICT_RESOLUTIONS, short
+from swarm.core.decide.batch import check_id
 from swarm.core.edits import Command, Edited, Sides, check_edited
 from swarm.core.ids import command_order, uuid7_ms
 from swarm.core.rules import ROUTING_KEYS, parse_rules

@@ -54,9 +54,7 @@ def best_first(
 
 def short(conflict: Conflict) -> Conflict:
     """The conflict with sides that are not too long to be kept."""
-    cut = {
-        name: getattr(conflict, name)[:SIDE_CHARS_MAX] for name in ("about", "kept", "dropped")
-    }
+    cut = {name: getattr(conflict, name)[:SIDE_CHARS_MAX] for name in ("about", "kept", "dropped")}
     return structs.replace(conflict, **cut)
 
 
@@ -76,7 +74,7 @@ class Untold:
     def note(self, conflict: Conflict) -> None:
         """Add one."""
         assert conflict.count > 0, "it has happened"
-        key = (conflict.kind, conflict.policy, conflict.about)
+        key: tuple[str, str, str] = (conflict.kind, conflict.policy, conflict.about)
         if key not in self._conflicts and len(self) >= UNTOLD_MAX:
             alike = [other for other in self._conflicts if other[:2] == key[:2]]
             key = alike[-1] if alike else key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +28,11 @@ def counts(place: Place) -> dict[str, dict[str, int]]:
     shown = shell(place, "./scripts/monitor_conflicts.sh --json")
     found: dict[str, dict[str, int]] = json.loads(shown.stdout or "{}").get("counts", {})
     return found
+
+
+def owned(place: Place) -> dict[str, list[int]]:
+    """Shards by owner, of those that live."""
+    return {one["coordinator"]: one["owns"] for one in place.json("status")["coordinators"]}
 
 
 def test_conflicts_are_counted_kept_and_shown(place: Place) -> None:
@@ -57,7 +61,7 @@ def test_conflicts_are_counted_kept_and_shown(place: Place) -> None:
     # An owner that is stopped for longer than a takeover takes, and goes on.
     (pid,) = [pid for pid in place.pids() if "coordinator-2" in command_of(pid)]
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(3.0)  # nothing to wait for but time itself: who sleeps says nothing
+    until("the other one owns all", lambda: owned(place) == {"coordinator-1": [0, 1, 2, 3]})
     os.kill(pid, signal.SIGCONT)
     until("the deposed one has told", lambda: counts(place).get("opening", {}).get("log", 0) >= 1)
     table = place.run("conflicts")

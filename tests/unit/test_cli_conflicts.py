@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import pytest
 from swarm.cli import conflicts
 from swarm.cli.main import main
 from swarm.errors import BadInput, Refusal
-from swarm.messages import ClusterView, Conflict
+from swarm.messages import Conflict
 from swarm.sdk.client import Swarm
 from swarm.web.metrics import Figures, render
 from tests.unit.cli_world import SETTINGS, InMemory
@@ -29,7 +28,7 @@ async def some(swarm: Swarm) -> None:
     """Two edits of one version, and what a coordinator has told."""
     await swarm.set_rules("feature -> coordinator-1")
     await swarm.set_rules("bug -> coordinator-1")
-    with suppress(Refusal):
+    with pytest.raises(Refusal):
         await swarm.set_rules("doc -> coordinator-1", based_on=1)
     await swarm.tell_conflict(
         Conflict("opening", "shard 3", "c1, epoch 5", "c2, which came second", count=2)
@@ -48,7 +47,7 @@ def test_all_are_counted_and_the_latest_shown_first_with_both_sides(
     assert main(["conflicts"]) == 0
     head, blank, heads, *rows = capsys.readouterr().out.splitlines()
     assert (head, blank) == ("3 conflicts (opening: 2 by log; rules: 1 by log)", "")
-    assert heads.split() == "WHEN KIND ABOUT TIMES BY KEPT DROPPED TOLD BY".split()
+    assert heads.split()[:7] == ["WHEN", "KIND", "ABOUT", "TIMES", "BY", "KEPT", "DROPPED"]
     cells = [re.split(r"\s{2,}", row.strip()) for row in rows]
     assert cells[0][1:5] == ["opening", "shard 3", "2", "log"]
     assert cells[0][5:7] == ["c1, epoch 5", "c2, which came second"]
@@ -101,9 +100,7 @@ def test_metrics_tell_how_many_there_were() -> None:
 
 
 def test_status_says_what_is_not_told(memory: InMemory, capsys: Captured) -> None:
-    memory.settings = msgspec.structs.replace(
-        SETTINGS, sync_enabled=False, shard_affinity="strict"
-    )
+    memory.settings = msgspec.structs.replace(SETTINGS, sync_enabled=False, shard_affinity="strict")
     assert main(["status"]) == 0
     (row,) = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("coordinator-1 ")

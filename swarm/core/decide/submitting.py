@@ -66,9 +66,7 @@ def submit(
     elif indexes == list(range(len(parts.fresh))):
         indexes = []
     first = shard.next_number
-    out.add(
-        Submitted(command.command_id, first, parts.fresh, indexes, parts.known, parts.clashes)
-    )
+    out.add(Submitted(command.command_id, first, parts.fresh, indexes, parts.known, parts.clashes))
     out.conflicts += parts.conflicts
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
@@ -116,17 +114,18 @@ def _sort_out(
         if not _differs(shard, number, raw, twin):
             known.append((index, number))
             continue
+        loser, refused = index, raw
         if twin is not None and clashing.prefers_later(twin, raw, out):
             # Those that were the same as the one that had it clash as well now.
             clashes += [other for other, its in known if its == number and other not in clashes]
-            fresh[at], raw = raw, twin
-            indexes[at], index = index, indexes[at]
-        known.append((index, number))
-        clashes.append(index)
+            loser, refused = indexes[at], twin
+            indexes[at], fresh[at] = index, raw
+        known.append((loser, number))
+        clashes.append(loser)
         item = shard.items.get(number)
         kept = item.spec if item is not None else (fresh[at] if at >= 0 else None)
-        policy = out.policy if twin is not None else "log"
-        parts.conflicts.append(clashing.told(item_id(shard.number, number), kept, raw, policy))
+        policy, name = out.policy if twin is not None else "log", item_id(shard.number, number)
+        parts.conflicts.append(clashing.told(name, kept, refused, policy))
     assert len(fresh) == len(indexes), "each has one"
     return parts
 

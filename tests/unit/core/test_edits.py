@@ -41,13 +41,12 @@ class Desk:
         self.rng = Random(seed)
         self.events: list[Any] = []
         self._ids = iter(range(1, 10_000))
-        self._write(lambda out: (out.add(Opened("c1")), core.take_over(shard_map(4), out)))
+        self._write(lambda out: out.add(Opened("c1")))
+        self._write(lambda out: core.take_over(shard_map(4), out))
 
     def _write(self, work: Callable[[ClusterBatch], Any]) -> Any:
         self.cluster.seq += 1
-        out = ClusterBatch(
-            self.cluster, "n1", NOW, NAMES, policy=self.policy, rng=self.rng.random
-        )
+        out = ClusterBatch(self.cluster, "n1", NOW, NAMES, policy=self.policy, rng=self.rng.random)
         done = work(out)
         self.events = out.events
         return done
