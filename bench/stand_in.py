@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import ParseResult
 
 import msgspec
 from nats.aio.transport import Transport
 
-from swarm.bus.base import Entry, LogInfo, Storage
+from swarm.bus.base import Entry, LogInfo, StateValue, Storage
 from swarm.bus.jetstream import JetStreamBus
 from swarm.bus.memory_routes import Routes
 from swarm.bus.nats_client import NatsClient, Target
@@ -45,6 +46,15 @@ class _Subscriber:
         self.number = number
 
 
+@dataclass(slots=True)
+class Log:
+    """What is known of a log: how far it reaches, and its latest entry."""
+
+    seq: int = 0
+    size: int = 0
+    last: bytes = b""
+
+
 class Wire(Transport):
     """Both ends of the connection.  `own_s`: CPU seconds that the server's end has taken."""
 
@@ -55,8 +65,7 @@ class Wire(Transport):
         self._to_client: deque[bytes] = deque([b"INFO " + msgspec.json.encode(_INFO) + b"\r\n"])
         self._arrived = asyncio.Event()
         self._unparsed = b""
-        #: Of each log: its latest sequence, and the bytes in it.
-        self.logs: dict[bytes, list[int]] = {}
+        self.logs: dict[bytes, Log] = {}
         #: What the client said to others: (subject, data).
         self.said: list[tuple[bytes, bytes]] = []
         self._wanted: tuple[int, asyncio.Future[None]] | None = None
@@ -128,16 +137,17 @@ class Wire(Transport):
     def _published(self, words: list[bytes], data: bytes) -> None:
         subject = words[1]
         if subject.startswith(self._log_stem):
-            log = self.logs.setdefault(subject, [0, 0])
-            log[0] += 1
-            log[1] += len(data)
-            ack = b'{"stream":"log","seq":%d}' % log[0]
+            log = self.logs.setdefault(subject, Log())
+            headers = int(words[-2]) if words[0] == b"HPUB" else 0
+            log.last, log.size = data[headers:], log.size + len(data)
+            log.seq += 1
+            ack = b'{"stream":"log","seq":%d}' % log.seq
             self._send(self.frame(words[2].decode(), ack, once=True))
             return
         subscribers = self._routes.plan(subject.decode()).singles
         for _ in subscribers:
             self._send(self.frame(subject.decode(), data))
-        if not subscribers:
+        if not subscribers and not subject.startswith(b"$JS."):
             self.said.append((subject, data))
 
     # --- what nats-py calls ---
@@ -212,7 +222,7 @@ class StandInBus(JetStreamBus):
 
     def __init__(self, target: Target, prefix: str) -> None:
         super().__init__(target, MAX_PAYLOAD, prefix, 1, 0, None)
-        self._values: dict[str, bytes] = {}
+        self._values: dict[str, StateValue] = {}
         self.wire: Wire
 
     @classmethod
@@ -229,13 +239,14 @@ class StandInBus(JetStreamBus):
         """It is there."""
 
     async def read(self, log: str, from_seq: int, limit: int) -> list[Entry]:
-        """Nothing is ever read back."""
-        return []
+        """The latest entry, which owners look at; nothing else is ever read back."""
+        found = self.wire.logs.get(log.encode(), Log())
+        return [Entry(found.seq, found.last, time.time())] if 0 < from_seq == found.seq else []
 
     async def log_info(self, log: str) -> LogInfo:
         """As appended."""
-        last, size = self.wire.logs.get(log.encode(), (0, 0))
-        return LogInfo(1, last, size)
+        found = self.wire.logs.get(log.encode(), Log())
+        return LogInfo(1, found.seq, found.size)
 
     async def purge(self, log: str, below_seq: int) -> None:
         """Its time is the server's."""
@@ -259,9 +270,23 @@ class StandInBus(JetStreamBus):
         """It is there."""
 
     async def state_get(self, key: str) -> bytes | None:
-        """As created."""
-        return self._values.get(key)
+        """As stored."""
+        found = self._values.get(key)
+        return None if found is None else found.value
 
     async def state_create(self, key: str, value: bytes) -> bool:
         """Stored here."""
-        return self._values.setdefault(key, value) is value
+        mine = StateValue(value, 1)
+        return self._values.setdefault(key, mine) is mine
+
+    async def state_read(self, key: str) -> StateValue | None:
+        """As stored."""
+        return self._values.get(key)
+
+    async def state_update(self, key: str, value: bytes, revision: int) -> bool:
+        """Stored here."""
+        found = self._values.get(key)
+        if found is None or found.revision != revision:
+            return False
+        self._values[key] = StateValue(value, revision + 1)
+        return True

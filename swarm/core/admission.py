@@ -17,6 +17,9 @@ from swarm.subjects import shard_of_id
 
 _encode = msgspec.json.Encoder().encode
 
+#: A shard that is unknown after so many tries is taken for one that there is not.
+HEARD_OF_RETRIES = 5
+
 
 class Admitted(Struct):
     """What becomes of a submission."""
@@ -52,7 +55,7 @@ def admit(
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
-            _check_dependencies(item, map_.shard_count)
+            _check_dependencies(item, map_.shard_count, submit.retry)
             wrong = contradiction(item, headers) if headers else ""
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
@@ -107,13 +110,15 @@ def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
     return item, canonical
 
 
-def _check_dependencies(item: NewItem, shard_count: int) -> None:
+def _check_dependencies(item: NewItem, shard_count: int, retry: int) -> None:
     for name in item.dependencies:
-        if shard_of_id(name) >= shard_count:
-            # The sender may know of shards that are newer than what this coordinator has heard.
-            raise Refusal(
-                "stale_map",
-                f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}, as "
-                "far as is known here; an item can depend on items that exist already",
-                retry=True,
-            )
+        if shard_of_id(name) < shard_count:
+            continue
+        message = (
+            f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}; an item "
+            "can depend on items that exist already"
+        )
+        if retry < HEARD_OF_RETRIES:
+            # Its sender may know of shards that this coordinator has not heard of yet.
+            raise Refusal("stale_map", message, retry=True)
+        raise Refusal("bad_request", message)

@@ -197,11 +197,17 @@ def test_a_number_that_python_cannot_hold_is_compared_as_written() -> None:
     assert error.code == "idempotency_conflict"
 
 
-def test_a_dependency_in_a_shard_that_is_not_known_here_is_refused_for_now() -> None:
+@pytest.mark.parametrize(
+    ("retry", "code"), [(0, "stale_map"), (4, "stale_map"), (5, "bad_request")]
+)
+def test_a_dependency_in_an_unknown_shard_is_refused_for_good_only_after_some_tries(
+    retry: int, code: str
+) -> None:
     """The swarm may have grown, and its sender have heard of it earlier."""
     item = Raw(b'{"work_type":"a","dependencies":["16-1"]}')
-    refused = admit(Submit([item], command_id(1)), "client", shard_map(1), LIMIT).refused
-    assert refused[0].error is not None
-    assert (refused[0].error.code, refused[0].error.retry) == ("stale_map", True)
-    assert "16-1" in refused[0].error.message
-    assert "shards 0 to 0" in refused[0].error.message
+    submit = Submit([item], command_id(1), retry)
+    error = admit(submit, "client", shard_map(1), LIMIT).refused[0].error
+    assert error is not None
+    assert (error.code, error.retry) == (code, code == "stale_map")
+    assert "16-1" in error.message
+    assert "shards 0 to 0" in error.message

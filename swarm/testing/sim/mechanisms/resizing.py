@@ -20,7 +20,7 @@ from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
 
 #: Part of the swarms that are resized, and the most shards that they get.
-PART = 0.3
+PART = 0.4
 MOST = 9
 
 
@@ -28,7 +28,7 @@ class Resizing(Mechanism):
     """A client asks for more shards, or for fewer."""
 
     expects = ("resized to more", "resized to fewer", "submitted in parts")
-    weight: ClassVar[int] = 1
+    weight: ClassVar[int] = 2
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
