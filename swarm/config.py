@@ -18,11 +18,13 @@ from typing import Any
 from msgspec import Struct, structs
 
 from swarm.core.balancing import LB_STRATEGIES
+from swarm.core.conflicts import CONFLICT_RESOLUTIONS
 from swarm.core.credits import SHARD_AFFINITIES
-from swarm.core.rules import ROUTING_KEYS, parse_rules
+from swarm.core.rules import ROUTING_KEYS
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.errors import BadConfig
 from swarm.hosting.runfile import find_url
+from swarm.setting_combinations import problems
 from swarm.setting_kinds import (
     Address,
     Choice,
@@ -127,6 +129,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     slow_start_s: float = 10.0
     #: Whose work an agent's free slots are for: one of `SHARD_AFFINITIES`.
     shard_affinity: str = "local"
+    #: Whether coordinators tell each other how much work is ready and which agents are free.
+    sync_enabled: bool = True
+    #: How often they tell all of it, whatever has changed.
+    sync_interval_ms: int = 5000
+    #: What picks between two that disagree and are equal: one of `CONFLICT_RESOLUTIONS`.
+    conflict_resolution: str = "timestamp"
     #: NATS servers that keep each log.
     replicas: int = 1
     #: Of ``/health`` and ``/ready``; 0 = any free one.
@@ -224,6 +232,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("health_check_fall", "HEALTH_CHECK_FALL", Whole(1, 100)),
     Setting("slow_start_s", "SLOW_START_S", Seconds(0, 3600)),
     Setting("shard_affinity", "SHARD_AFFINITY", Choice(SHARD_AFFINITIES)),
+    Setting("sync_enabled", "COORDINATOR_SYNC_ENABLED", Switch()),
+    Setting("sync_interval_ms", "COORDINATOR_SYNC_INTERVAL", Whole(50, 3_600_000)),
+    Setting("conflict_resolution", "CONFLICT_RESOLUTION", Choice(CONFLICT_RESOLUTIONS)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
     Setting("http_api", "HTTP_API", Switch()),
@@ -298,83 +309,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _check_combinations(settings: Settings) -> None:
     """Each setting is possible by itself; raise if two are not together."""
-    problems = [
-        # Two heartbeats may be lost before a lease lapses; one lost message is no death.
-        _too_small(settings, "lease_s", 2, "heartbeat_s"),
-        # A beat that is merely late must not cost a coordinator its shards.
-        _too_small(settings, "missed_s", 2, "beat_s"),
-        # Otherwise leases would lapse before anybody had taken over the shard.
-        _too_small(settings, "lease_s", 1, "missed_s"),
-        # An owner proves its ownership by an append within each lease time.
-        _too_small(settings, "lease_s", 1, "append_timeout_s"),
-        _too_small(settings, "retry_backoff_max_s", 1, "retry_backoff_s", or_equal=True),
-        # One probe of a coordinator at a time.
-        _too_small(
-            settings, "health_check_interval_ms", 1, "health_check_timeout_ms", or_equal=True
-        ),
-        _bad_mailbox(settings),
-        _bad_rules(settings),
-        _bad_discovery(settings),
-    ]
-    for problem in problems:
-        if problem:
-            raise BadConfig(problem)
-
-
-def _too_small(
-    settings: Settings, field: str, times: int, other: str, *, or_equal: bool = False
-) -> str:
-    value, limit = getattr(settings, field), times * getattr(settings, other)
-    if value > limit or (or_equal and value == limit):
-        return ""
-    factor = "twice " if times == 2 else ""
-    bound = "at least" if or_equal else "more than"
-    return (
-        f"{_ENV[field]} = {value:g} does not go with {_ENV[other]} = {getattr(settings, other):g}: "
-        f"{_ENV[field]} must be {bound} {factor}{_ENV[other]} ({limit:g}); "
-        "raise it, or lower the other"
-    )
-
-
-def _bad_mailbox(settings: Settings) -> str:
-    if settings.mailbox_size >= settings.batch_size:
-        return ""
-    return (
-        f"MAILBOX_SIZE = {settings.mailbox_size} does not go with BATCH_SIZE = "
-        f"{settings.batch_size}: a batch is taken from the mailbox, so it must be at least as big"
-    )
-
-
-def _bad_rules(settings: Settings) -> str:
-    known = settings.coordinator_names if settings.routing_enabled else None
-    try:
-        parse_rules(settings.routing_rules, settings.routing_key, known)
-    except BadConfig as error:
-        return (
-            f"ROUTING_RULES (by ROUTING_KEY = {settings.routing_key}) cannot be used: {error}.  "
-            "COORDINATORS, or PARALLEL_WORKERS, says which coordinators there are"
-        )
-    return ""
-
-
-def _bad_discovery(settings: Settings) -> str:
-    if settings.discovery == "static" and not settings.coordinators:
-        return (
-            "COORDINATOR_DISCOVERY = static does not go without COORDINATORS: name there where "
-            "each answers HTTP, like coordinator-1:4000"
-        )
-    dns = "dns://" in settings.discovery_url
-    if settings.discovery_url and settings.discovery in ("nats", "static"):
-        return (
-            f"DISCOVERY_URL = {settings.discovery_url!r} does not go with COORDINATOR_DISCOVERY = "
-            f"{settings.discovery}, which asks nobody else: leave it out"
-        )
-    if dns and settings.discovery != "kubernetes":
-        return (
-            f"DISCOVERY_URL = {settings.discovery_url!r} is for COORDINATOR_DISCOVERY = kubernetes "
-            f"(its DNS); for {settings.discovery} write http:// or https://"
-        )
-    return ""
+    for problem in problems(settings, _ENV):
+        raise BadConfig(problem)
 
 
 assert [s.field for s in SETTINGS] == [f.name for f in structs.fields(Settings)], "one row each"

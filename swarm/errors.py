@@ -167,7 +167,14 @@ class StateMissing(BusError):
 
 
 class Deposed(SwarmError):
-    """Another owner has opened the shard, or ours cannot prove that it still owns it."""
+    """Another owner has opened the shard, or ours cannot prove that it still owns it.
+
+    `by`: the other one, if one has opened it while we would have, or did; else empty.
+    """
+
+    def __init__(self, message: str, by: str = "") -> None:
+        super().__init__(message)
+        self.by = by
 
 
 class Undecodable(SwarmError):

@@ -16,6 +16,7 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
 from swarm.actors.cluster_copy import ClusterCopy
+from swarm.actors.disagreements import Disagreements
 from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
@@ -75,13 +76,15 @@ class Coordinator(Actor):
         self._send = Sender(bus)
         self._say = Outgoing(self._send)
         self._pool = CreditPool(OWN_TURNS[settings.shard_affinity])
-        self._presence = Presence(bus, self._subjects, self._say, settings.missed_s, self._describe)
+        self._presence = Presence(bus, self._subjects, self._say, settings, self._describe)
         self._sessions = Sessions(
             self.name, self._pool, self._presence.members, settings.lease_s, settings.heartbeat_s
         )
         #: How full the storage is.
         self.storage = StorageWatch(bus, self.name, self._owned_logs, settings.storage_soft_limit)
         self._state = StateWatch(bus, self.name, settings.prefix)
+        #: Conflicts met here, on their way to the leader.
+        self.disagreements = Disagreements(bus, self._subjects, self._runtime)
         around = self._surroundings()
         #: What holds for the whole swarm, as far as is known here.
         self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
@@ -144,6 +147,7 @@ class Coordinator(Actor):
             committed=self._look_for_takers,
             format=self._format,
             nearly_full=self.storage.nearly_full,
+            disagreed=self.disagreements.note,
         )
 
     # --- life -----------------------------------------------------------------------
@@ -192,6 +196,7 @@ class Coordinator(Actor):
             ("beats", self._beat_forever()),
             ("storage", self.storage.run()),
             ("state", self._state.run()),
+            ("conflicts", self.disagreements.run()),
         ):
             self._tasks.append(asyncio.create_task(work, name=f"{self.name} {name}"))
 
@@ -287,8 +292,8 @@ class Coordinator(Actor):
             if message.reply:
                 self._say(message.reply, error_reply(refusal))
 
-    def _shard_lost(self, shard: int, why: str, alarm: bool) -> None:
-        self._shards.lost(shard, why, alarm)
+    def _shard_lost(self, shard: int, why: str, alarm: bool, by: str) -> None:
+        self._shards.lost(shard, why, alarm, by)
 
     def _look_for_takers(self) -> None:
         """A shard has committed: there may be ready work that nobody here can take."""
@@ -324,10 +329,8 @@ class Coordinator(Actor):
 
     def _tell_news(self, ready: dict[str, int]) -> None:
         """Beat at once when others must know: a type is newly ready or served, a shard owned."""
-        shown = self._presence.shown
-        newly_ready = not ready.keys() <= shown.ready.keys()
-        newly_served = shown.idle.keys() != self._pool.served.keys()
-        if newly_ready or newly_served or shown.owns != self.owned or self._is_cluster_news():
+        is_news = self._presence.sync.is_news(ready, self._pool.served)
+        if is_news or self._presence.shown.owns != self.owned or self._is_cluster_news():
             self._presence.beat()
 
     def _is_cluster_news(self) -> bool:

@@ -30,10 +30,11 @@ from swarm.bus.log import FencedLog
 from swarm.bus.log_reader import LogReader
 from swarm.core import cluster as core
 from swarm.core.cluster import Cluster, ClusterBatch
+from swarm.core.edits import CONFLICT_BYTES, Asked, in_turn
 from swarm.core.envelope import CLUSTER_LOG
 from swarm.core.placement import leads_next
 from swarm.errors import BusError, Deposed, Refusal, SwarmError, Undecodable
-from swarm.messages import Beat, Look, Resize, SetRules, TellConflict
+from swarm.messages import Beat, Conflict, Look, Resize, SetRules, TellConflict
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -96,6 +97,7 @@ class Leader(Actor):
         self._log_time_off_s = 0.0
         #: Whether the copies in the shared state may be behind.
         self._copies_old = False
+        self._conflict_counts: dict[str, dict[str, int]] = {}
         #: Why the cluster log cannot be opened; "" = it can, as far as is known.
         self.why_not = ""
         #: Requests dropped for a reply subject that is not the sender's inbox.
@@ -105,6 +107,12 @@ class Leader(Actor):
     def epoch(self) -> int:
         """Under which it leads; 0 when it does not."""
         return self._fenced.epoch if self._fenced is not None and self.running else 0
+
+    @property
+    def conflict_counts(self) -> dict[str, dict[str, int]] | None:
+        """How many conflicts there were, by kind and policy, as far as that is durable; None
+        where this is not the leader."""
+        return self._conflict_counts if self.epoch else None
 
     def look_around(self, live: dict[str, Beat], settled: bool, draining: bool) -> None:
         """Begin to lead if it is our turn; fall silent if somebody leads after us.
@@ -161,6 +169,7 @@ class Leader(Actor):
                 around.subjects.control("*", "*"), self._on_message
             )
         except Deposed as deposed:
+            self._note_other(deposed, "which came second")
             await self._fall_silent(str(deposed))
             return
         except (SwarmError, AssertionError) as error:
@@ -208,7 +217,9 @@ class Leader(Actor):
             try:
                 await self._round()
             except (Deposed, BusError, Undecodable) as error:
-                if not isinstance(error, Deposed):
+                if isinstance(error, Deposed):
+                    self._note_other(error, f"epoch {self.epoch}")
+                else:
                     self._cannot(str(error))
                 self._later(self._fall_silent(str(error)))
                 return
@@ -221,16 +232,20 @@ class Leader(Actor):
         self._later(self._fall_silent(self.why_not))
         return False
 
+    def _note_other(self, deposed: Deposed, me: str) -> None:
+        if deposed.by:
+            dropped = f"{self._around.coordinator}, {me}"
+            conflict = Conflict("opening", "the cluster log", deposed.by, dropped)
+            self._around.disagreed(conflict)
+
     def _cannot(self, why: str) -> None:
         self.why_not = why
         log.error("nobody leads", coordinator=self._around.coordinator, why=why)
 
     async def _round(self) -> None:
-        batch, answers, size = self._new_batch(), _Answers(), 0
-        while self._mailbox and size < self._bus.max_payload // REQUEST_PART:
-            message = self._mailbox.pop()
-            size += len(message.data) + ANSWER_BYTES
-            self._take(message, batch, answers)
+        batch, answers = self._new_batch(), _Answers()
+        for asked in in_turn(self._read(answers), batch):
+            self._take(asked, batch, answers)
         if not batch.events and not answers:
             if core.is_long(self._cluster):
                 await self._shorten(batch)
@@ -260,9 +275,26 @@ class Leader(Actor):
             old,
             settings.dedupe_window_s,
             settings.routing_key,
+            settings.conflict_resolution,
+            self._around.runtime.rng.random,
         )
 
-    def _take(self, message: Message, batch: ClusterBatch, answers: _Answers) -> None:
+    def _read(self, answers: _Answers) -> list[Asked]:
+        """The commands that are to be in the next entry."""
+        asked, size = [], 0
+        while self._mailbox and size < self._bus.max_payload // REQUEST_PART:
+            message = self._mailbox.pop()
+            size += len(message.data) + ANSWER_BYTES
+            one = self._decode(message, answers)
+            if one is None:
+                continue
+            asked.append(one)
+            if not isinstance(one.command, TellConflict) and one.command.based_on:
+                size += CONFLICT_BYTES
+        return asked
+
+    def _decode(self, message: Message, answers: _Answers) -> Asked | None:
+        """None where there is nothing to be carried out."""
         verb, sender = verb_of(message.subject), sender_of(message.subject)
         try:
             decoder = _DECODERS.get(verb)
@@ -276,13 +308,21 @@ class Leader(Actor):
             if isinstance(command, Look):
                 if message.reply:
                     answers.looks.append(message.reply)
-                return
+                return None
             command.command_id = command.command_id or self._around.runtime.new_id()
-            data = _encode(core.control(verb, command, sender, batch))
+            return Asked(verb, command, sender, message.reply)
+        except Refusal as refusal:
+            if message.reply:
+                answers.ready.append((message.reply, error_reply(refusal)))
+            return None
+
+    def _take(self, asked: Asked, batch: ClusterBatch, answers: _Answers) -> None:
+        try:
+            data = _encode(core.control(asked.verb, asked.command, asked.sender, batch))
         except Refusal as refusal:
             data = error_reply(refusal)
-        if message.reply:
-            answers.ready.append((message.reply, data))
+        if asked.reply:
+            answers.ready.append((asked.reply, data))
 
     async def _append(self, batch: ClusterBatch) -> None:
         assert self._fenced is not None, "it leads"
@@ -308,6 +348,7 @@ class Leader(Actor):
         """What is durable holds from here on; beats tell of it."""
         if self._cluster.map is not None:
             self._copy.take(self._cluster.map, self._cluster.rules)
+        self._conflict_counts = self._cluster.counted()
 
     async def _store_copies(self) -> None:
         """Bring the copies in the shared state up to date; what fails is tried again."""

@@ -12,6 +12,7 @@ from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
+from swarm.core.syncing import UNTOLD
 from swarm.messages import Beat, Borrow, Credit, Lend
 
 log = structlog.get_logger()
@@ -165,7 +166,11 @@ class Lending:
         """Say it once when work is ready that only agents of other coordinators could do."""
         ready = self._shards.ready()
         for work_type in ready:
-            elsewhere = [name for name, beat in live.items() if work_type in beat.idle]
+            elsewhere = [
+                name
+                for name, beat in live.items()
+                if work_type in beat.idle or (beat.told == UNTOLD and name != self._me)
+            ]
             here = work_type in self._pool.served
             if here or not elsewhere or work_type in self._stranded:
                 continue
@@ -174,7 +179,7 @@ class Lending:
                 "work is ready, and no agent attached here may do it: SHARD_AFFINITY is strict",
                 coordinator=self._me,
                 work_type=work_type,
-                agents_at=elsewhere,
+                others_that_may=elsewhere,
             )
         for work_type in [name for name in self._stranded if name not in ready]:
             del self._stranded[work_type]

@@ -139,7 +139,9 @@ class Opening(Generic[StateT]):
             came_first = epoch and position.epoch != epoch
             opener = reader.state.coordinator if came_first else self._taken(reader)
             if opener:
-                raise Deposed(f"{self._log}: it is in the hands of {opener}")
+                # Who has seen in time that there is an owner does not disagree.
+                by = f"{opener}, epoch {position.epoch}" if came_first else ""
+                raise Deposed(f"{self._log}: it is in the hands of {opener}", by)
             epoch = position.epoch
             if known is not None and not position.incarnation:
                 await asyncio.sleep(LOOK_AGAIN_S)

@@ -14,7 +14,7 @@ from swarm.actors.standby import Standbys
 from swarm.actors.surroundings import Surroundings
 from swarm.core.placement import Placement
 from swarm.errors import Deposed, SwarmError
-from swarm.messages import Beat, Handoff, ShardMap
+from swarm.messages import Beat, Conflict, Handoff, ShardMap
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class Ownership:
         self._around = around
         self._map = shard_map
         self._live = live
-        self._placement = Placement(shard_map.shard_count, shard_map.coordinators)
+        self._placement = self._placed(shard_map)
         self._clock = asyncio.get_running_loop().time
         self._since = self._clock()
         self._workers: dict[int, ShardWorker] = {}
@@ -99,9 +99,13 @@ class Ownership:
     def adopt(self, shard_map: ShardMap) -> None:
         """From here on this map holds."""
         self._map = shard_map
-        self._placement = Placement(shard_map.shard_count, shard_map.coordinators)
+        self._placement = self._placed(shard_map)
         for worker in self:
             worker.adopt(shard_map.version)
+
+    def _placed(self, shard_map: ShardMap) -> Placement:
+        policy = self._around.settings.conflict_resolution
+        return Placement(shard_map.shard_count, shard_map.coordinators, policy)
 
     def look_around(self) -> None:
         """Begin to open the shards that are ours in turn, and follow those of others."""
@@ -142,9 +146,13 @@ class Ownership:
         unowned_s = self._clock() - self._unowned.get(shard, self._clock())
         return unowned_s < SPARE_BEATS * self._around.settings.beat_s
 
-    def lost(self, shard: int, why: str, alarm: bool) -> None:
-        """The shard's worker has ended, or it could not be opened."""
+    def lost(self, shard: int, why: str, alarm: bool, by: str = "") -> None:
+        """The shard's worker has ended, or it could not be opened: `by` has opened it, if any."""
         worker = self._workers.pop(shard, None)
+        if by:
+            me, epoch = self._around.coordinator, worker.epoch if worker is not None else 0
+            dropped = f"{me}, epoch {epoch}" if epoch else f"{me}, which came second"
+            self._around.disagreed(Conflict("opening", f"shard {shard}", by, dropped))
         if worker is not None:
             self.standbys.free(worker.state)
         pause_s = self._pauses.get(shard, REOPEN_S)
@@ -230,9 +238,9 @@ class Ownership:
 
     async def _open(self, shard: int) -> None:
         try:
-            await self._own(shard, lambda _: self._owner(shard))
+            await self._own(shard, lambda reader: self._holder(shard, reader))
         except Deposed as deposed:
-            self.lost(shard, str(deposed), alarm=False)
+            self.lost(shard, str(deposed), alarm=False, by=deposed.by)
         except SwarmError as error:
             self.lost(shard, str(error), alarm=True)
         except Exception as error:
@@ -273,3 +281,13 @@ class Ownership:
         me = self._around.coordinator
         found = (name for name, beat in self._live().items() if name != me and shard in beat.owns)
         return next(found, "")
+
+    def _holder(self, shard: int, reader: ShardReader) -> str:
+        """The same; or who has opened it just now, by the log, and whose beat is on its way."""
+        shown, opener = self._owner(shard), reader.state.coordinator
+        if shown or opener in ("", self._around.coordinator, self._owners.get(shard)):
+            return shown
+        age_s = self._around.server_clock.now() - reader.position.now
+        # No longer than a beat may take: it may have lost the shard again and not have said so.
+        fresh = opener in self._live() and age_s < self._around.settings.missed_s
+        return opener if fresh else ""

@@ -9,7 +9,9 @@ import msgspec
 
 from swarm.actors.sending import Outgoing
 from swarm.bus.base import Bus
+from swarm.config import Settings
 from swarm.core.membership import Members
+from swarm.core.syncing import StateSync
 from swarm.messages import Beat
 from swarm.subjects import Subjects
 
@@ -27,16 +29,18 @@ class Presence:
         bus: Bus,
         subjects: Subjects,
         say: Outgoing,
-        missed_s: float,
+        settings: Settings,
         describe: Callable[[], Beat],
     ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._say = say
-        self._missed_s = missed_s
+        self._missed_s = settings.missed_s
         self._describe = describe
+        #: Which beats tell its state.
+        self.sync = StateSync(settings.sync_interval_ms / 1000, enabled=settings.sync_enabled)
         self._clock = asyncio.get_running_loop().time
-        self.members = Members(missed_s)
+        self.members = Members(settings.missed_s)
         #: When each of our own beats was sent that has not come back yet.
         self._sent: dict[int, float] = {}
         #: When the latest one that came back was sent: since then we hear.
@@ -65,6 +69,11 @@ class Presence:
         self.shown.number, self.shown.leaving = self._number, leaving
         if owned is not None:
             self.shown.owns = owned
+        others = [beat for name, beat in self.live().items() if name != self.shown.coordinator]
+        listeners = [*(beat.instance for beat in others), *self.shown.routed]
+        # Those of an earlier version say of no shard map that they know it.
+        old = any(not beat.map_version for beat in others)
+        self.sync.shape(self.shown, listeners, self._clock(), all_=old)
         self._sent[self._number] = self._clock()
         self._say(self._subjects.beat(self.shown.coordinator), _encode(self.shown))
 

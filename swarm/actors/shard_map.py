@@ -13,11 +13,12 @@ import msgspec
 import structlog
 
 from swarm.actors.cluster_copy import MAP_KEY
+from swarm.actors.disagreements import tell_once
 from swarm.bus.base import Bus
 from swarm.config import Settings
 from swarm.core.sharding import accepting, hot_shards
 from swarm.errors import BadConfig, BusTimeout
-from swarm.messages import ShardMap
+from swarm.messages import Conflict, ShardMap
 
 log = structlog.get_logger()
 
@@ -40,8 +41,8 @@ async def agree(bus: Bus, settings: Settings) -> ShardMap:
 
     Its coordinators are those of `settings`, whatever was stored: who owns a shard is
     settled in the shard's log, the list only says who is to try first.  Raises
-    `BadConfig` when the settings would place items otherwise than the stored map, and
-    what the bus raises.
+    `BadConfig` when the settings would place items otherwise than the stored map, which the
+    leader is told of, and what the bus raises.
     """
     wanted = ShardMap(
         version=1,
@@ -56,7 +57,13 @@ async def agree(bus: Bus, settings: Settings) -> ShardMap:
     if await bus.state_create(KEY, msgspec.json.encode(wanted)):
         return wanted
     stored = await _stored(bus, settings.prefix)
-    compare(stored, wanted, settings.prefix)
+    try:
+        compare(stored, wanted, settings.prefix)
+    except BadConfig:
+        kept, dropped = _placing(stored), f"{bus.sender}: {_placing(wanted)}"
+        conflict = Conflict("settings", "how items find their shard", kept, dropped)
+        await tell_once(bus, settings.prefix, conflict)
+        raise
     if stored.shard_count != wanted.shard_count:
         log.info("the swarm was resized", shards=accepting(stored), setting=wanted.shard_count)
     return msgspec.structs.replace(stored, coordinators=wanted.coordinators)
@@ -77,6 +84,11 @@ async def _stored(bus: Bus, prefix: str) -> ShardMap:
             f"the shard map stored for swarm {prefix!r} cannot be read ({error}): another version "
             "wrote it, or something else uses this prefix; use another SWARM_PREFIX"
         ) from error
+
+
+def _placing(map_: ShardMap) -> str:
+    fixed = [f"{setting}={getattr(map_, field)}" for field, setting in _FIXED.items()]
+    return " ".join([f"SHARD_COUNT={map_.shard_count}", *fixed])
 
 
 def compare(stored: ShardMap, wanted: ShardMap, prefix: str) -> None:

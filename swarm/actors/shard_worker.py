@@ -214,7 +214,7 @@ class ShardWorker(Actor):
                     async with self.turn:
                         more = await self._round()
         except Deposed as deposed:
-            await self._end(str(deposed), alarm=False)
+            await self._end(str(deposed), alarm=False, by=deposed.by)
         except (BusError, Undecodable) as error:
             await self._end(str(error), alarm=True)
 
@@ -223,9 +223,9 @@ class ShardWorker(Actor):
         await self._end(f"internal error: {error!r}", alarm=True)
         return False
 
-    async def _end(self, why: str, alarm: bool) -> None:
+    async def _end(self, why: str, alarm: bool, by: str = "") -> None:
         await self._go_silent()
-        self._around.ended(self.number, why, alarm)
+        self._around.ended(self.number, why, alarm, by)
 
     async def _fall_silent(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -304,6 +304,7 @@ class ShardWorker(Actor):
             around.format(),
             around.runtime.rng.random,
             around.nearly_full(self.number),
+            around.settings.conflict_resolution,
         )
 
     def _now(self) -> float:
@@ -330,6 +331,8 @@ class ShardWorker(Actor):
         """The batch is durable: leases run, waiters are answered, counts may be shown."""
         now = self._clock()
         self._deciding.durable(batch.events, now, answers)
+        for conflict in batch.conflicts:
+            self._around.disagreed(conflict)
         if now - started > self._around.settings.missed_s:
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)

@@ -150,7 +150,9 @@ class Standbys:
 
     def behind(self) -> dict[str, float]:
         """By shard, as beats show it."""
-        return {str(shard): round(self._standbys[shard].behind_s, 2) for shard in self.shards()}
+        # Those that are about to be used, too: their coordinator is the one to open the shard.
+        known = {**self._standbys, **self._taken}
+        return {str(shard): round(known[shard].behind_s, 2) for shard in sorted(known)}
 
     def follow(self, wanted: Collection[int]) -> None:
         """Stand by for these shards and no others."""

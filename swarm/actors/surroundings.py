@@ -10,6 +10,7 @@ from swarm.actors.server_clock import ServerClock
 from swarm.bus.base import Bus
 from swarm.config import Settings
 from swarm.core.credits import CreditPool
+from swarm.messages import Conflict
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects
 
@@ -28,11 +29,13 @@ class Surroundings:
     server_clock: ServerClock
     #: Whether messages reach this process (it hears its own beats).
     hearing: Callable[[], bool]
-    #: The worker has ended: (shard, why, whether somebody must look at it).
-    ended: Callable[[int, str, bool], None]
+    #: The worker has ended: (shard, why, whether somebody must look at it, who owns it now).
+    ended: Callable[[int, str, bool, str], None]
     #: The worker has committed: free slots or ready work may have changed.
     committed: Callable[[], None]
     #: The format of entries that every live coordinator can read.
     format: Callable[[], int]
     #: Whether storage is so full that this shard accepts nothing new.
     nearly_full: Callable[[int], bool]
+    #: Two have disagreed: the leader is to know, some time.
+    disagreed: Callable[[Conflict], None]

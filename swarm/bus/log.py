@@ -45,7 +45,7 @@ from swarm.errors import (
     OutcomeUnknown,
     StorageFull,
 )
-from swarm.messages import ClusterEvent, Event
+from swarm.messages import ClusterEvent, Event, Opened
 
 #: A log that has been shorter than it was for so long has been cut.
 SHORTER_S = 3.0
@@ -217,7 +217,12 @@ class FencedLog:
         trial = msgspec.structs.replace(self.position)
         if trial.advance(stored.seq, entry) is not Link.FOREIGN:
             who = entry.owner if entry is not None else "?"
-            raise Deposed(f"{self.position.log}: owner {who} wrote entry {stored.seq}")
+            by = ""
+            if entry is not None:
+                opened = entry.events[0] if entry.events else None
+                name = opened.coordinator if isinstance(opened, Opened) else f"owner {who}"
+                by = f"{name}, epoch {entry.epoch}"
+            raise Deposed(f"{self.position.log}: owner {who} wrote entry {stored.seq}", by)
         self.position, self._last = trial, stored
 
     async def _make_sure(self) -> None:

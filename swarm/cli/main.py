@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("swarm.cli.status", "how the swarm is: coordinators, shards, counts"),
     "shards": ("swarm.cli.shards", "where items are, how evenly; change it"),
     "routes": ("swarm.cli.routes", "routing rules, and what routers have chosen"),
+    "conflicts": ("swarm.cli.conflicts", "who has disagreed with whom, and what was kept"),
     "health": ("swarm.cli.health", "whether every coordinator is alive and ready"),
     "doctor": ("swarm.cli.doctor", "verify the swarm's logs (read-only)"),
     "log": ("swarm.cli.log", "save a shard's log into a file, or restore it from one"),

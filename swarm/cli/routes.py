@@ -14,6 +14,7 @@ from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
 from swarm.core.rules import ROUTING_KEYS
 from swarm.errors import BadInput
+from swarm.messages import PRIORITIES
 
 if TYPE_CHECKING:
     from swarm.messages import CoordinatorRouted
@@ -69,6 +70,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="VERSION",
         help="refuse if there is a newer version than this one, which was edited",
     )
+    apply.add_argument(
+        "--priority",
+        choices=PRIORITIES,
+        default="medium",
+        help="of several edits of one version that meet, the most urgent one wins where "
+        "CONFLICT_RESOLUTION is priority (default: medium)",
+    )
     common.add_connection(apply, timeout_s=10.0)
 
 
@@ -102,7 +110,13 @@ def _key(given: str | None) -> str:
 
 async def _apply(args: argparse.Namespace, text: str, key: str) -> int:
     async with common.connect(args) as swarm:
-        reply = await swarm.set_rules(text, key=key, based_on=args.based_on, timeout_s=args.timeout)
+        reply = await swarm.set_rules(
+            text,
+            key=key,
+            based_on=args.based_on,
+            priority=args.priority,
+            timeout_s=args.timeout,
+        )
         version = reply.rules_version
         routed = await _until_known(swarm, version)
     problems = [

@@ -15,7 +15,7 @@ from swarm.cli.main import DONE, FAILED
 from swarm.core import rebalance
 from swarm.core.sharding import accepting, hot_shards
 from swarm.errors import NoAnswer, Refusal
-from swarm.messages import ENDED, Description, ShardMap, ShardStats
+from swarm.messages import ENDED, PRIORITIES, Description, ShardMap, ShardStats
 
 if TYPE_CHECKING:
     from swarm.sdk.client import Swarm
@@ -60,6 +60,13 @@ def add_parser(subparsers: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     resize.add_argument("shards", type=common.whole(1, SHARDS_MAX), metavar="N")
+    resize.add_argument(
+        "--priority",
+        choices=PRIORITIES,
+        default="medium",
+        help="of several changes of one map that meet, the most urgent one wins where "
+        "CONFLICT_RESOLUTION is priority (default: medium)",
+    )
     _add_dry_run(resize)
     common.add_connection(resize)
     rebalance_ = verbs.add_parser(
@@ -198,13 +205,19 @@ def _print(args: argparse.Namespace, described: Description, rows: list[Row]) ->
 
 async def _resize(args: argparse.Namespace) -> int:
     async with common.connect(args) as swarm:
-        before = (await swarm.describe(timeout_s=args.timeout)).map
+        # The leader's: a router may not know the latest one yet.
+        before = (await swarm.cluster(timeout_s=args.timeout)).map
         plan = _resize_plan(before, args.shards)
         if not args.json:
             for line in plan["steps"]:
                 common.console().print(line)
         if not args.dry_run and plan["from"] != plan["to"]:
-            reply = await swarm.resize(args.shards, timeout_s=args.timeout)
+            reply = await swarm.resize(
+                args.shards,
+                based_on=before.version,
+                priority=args.priority,
+                timeout_s=args.timeout,
+            )
             plan["map_version"] = reply.map_version
         plan["done"] = not args.dry_run
     if args.json:

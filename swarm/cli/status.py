@@ -8,8 +8,9 @@ from typing import Any
 
 from swarm.cli import common
 from swarm.cli.main import DONE, FAILED
+from swarm.core.syncing import UNTOLD
 from swarm.errors import SwarmError
-from swarm.messages import STATUSES, Description, ShardStats
+from swarm.messages import STATUSES, Beat, Description, ShardStats
 
 #: Statuses that are shown even if no item is in them.
 ALWAYS = ("queued", "claimed", "completed", "dead")
@@ -163,10 +164,16 @@ def _coordinators(described: Description) -> Any:
             str(len(beat.owns)),
             str(len(beat.standby)),
             _behind(beat.standby.values()),
-            str(sum(beat.ready.values())),
-            str(sum(beat.idle.values())),
+            *_told(beat),
         )
     return table
+
+
+def _told(beat: Beat) -> list[str]:
+    """Ready items and free slots; not known with COORDINATOR_SYNC_ENABLED=0."""
+    if beat.told == UNTOLD:
+        return ["-", "-"]
+    return [str(sum(counts.values())) for counts in (beat.ready, beat.idle)]
 
 
 def _behind(standbys: Collection[float]) -> str:

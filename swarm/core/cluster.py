@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
+from swarm.core.conflicts import CONFLICT_RESOLUTIONS, short
 from swarm.core.decide.batch import check_id
+from swarm.core.edits import Command, Edited, Sides, check_edited
 from swarm.core.ids import command_order, uuid7_ms
 from swarm.core.rules import ROUTING_KEYS, parse_rules
 from swarm.core.sharding import accepting
@@ -52,13 +54,13 @@ SHARDS_MAX = 1024
 EARLIER_MAX = 8
 #: Entries after which everything is stated again.
 RESTATE_AFTER = 256
-#: Most characters of each side of a conflict.  (All that is remembered fits into an entry.)
-SIDE_CHARS_MAX = 300
+#: Conflicts told by one command.
+TOLD_MAX = 20
 
 _KEYS = ", ".join(ROUTING_KEYS)
+_POLICIES = ("log", *CONFLICT_RESOLUTIONS)
 _encode = msgspec.json.Encoder().encode
 _decode_reply = msgspec.json.Decoder(ControlReply).decode
-Command = SetRules | TellConflict | Resize
 
 
 class Cluster:
@@ -77,7 +79,8 @@ class Cluster:
         self.map: ShardMap | None = None
         self.rules = RoutingRules(0)
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_MAX)
-        self.conflict_counts: dict[str, int] = {}
+        #: All that there ever were, by kind and policy.
+        self.conflict_counts: dict[str, dict[str, int]] = {}
         #: When each command was accepted, and what it was answered; oldest first.
         self.commands: dict[str, tuple[float, Controlled]] = {}
         #: The newest command that was ever forgotten, by the time in its id.
@@ -103,9 +106,10 @@ class Cluster:
         self.rules = event.rules
 
     def _conflict_noted(self, event: ConflictNoted) -> None:
-        kind = event.conflict.kind
-        self.conflicts.append(event.conflict)
-        self.conflict_counts[kind] = self.conflict_counts.get(kind, 0) + 1
+        told = event.conflict
+        self.conflicts.append(told)
+        counts = self.conflict_counts.setdefault(told.kind, {})
+        counts[told.policy] = counts.get(told.policy, 0) + told.count
 
     def _controlled(self, event: Controlled) -> None:
         assert event.command_id not in self.commands, "carried out twice"
@@ -121,7 +125,8 @@ class Cluster:
             self.complete = True
             self.map, self.rules = event.map, event.rules
             self.conflicts = deque(event.conflicts, CONFLICTS_MAX)
-            self.conflict_counts = dict(event.conflict_counts)
+            counts = event.conflict_counts
+            self.conflict_counts = {kind: dict(counts[kind]) for kind in counts}
             self.commands = {said.command_id: (at, said) for at, said in event.commands}
             self.horizon = event.horizon
         assert self.map == event.map, "the map is as it was stated"
@@ -138,8 +143,12 @@ class Cluster:
             self.map,
             self.rules,
             list(self.conflicts),
-            dict(self.conflict_counts),
+            self.counted(),
         )
+
+    def counted(self) -> dict[str, dict[str, int]]:
+        """A copy of the counts of conflicts, by kind and policy."""
+        return {kind: dict(by_policy) for kind, by_policy in self.conflict_counts.items()}
 
 
 _APPLY: dict[type[ClusterEvent], Callable[[Cluster, Any], None]] = {
@@ -160,7 +169,8 @@ class ClusterBatch:
 
     `coordinators`: those among which the leader's settings place shards.  `old_members`:
     those alive that know nothing of changing maps.  `routing_key`: what the settings say
-    that submissions are routed by.
+    that submissions are routed by.  `policy`: what picks between equals (`CONFLICT_RESOLUTION`).
+    `rng`: 0 to 1.
     """
 
     def __init__(
@@ -172,6 +182,8 @@ class ClusterBatch:
         old_members: Sequence[str] = (),
         dedupe_window_s: float = COMMANDS_S,
         routing_key: str = "work_type",
+        policy: str = "timestamp",
+        rng: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.cluster = cluster
         self.nonce = nonce
@@ -180,6 +192,11 @@ class ClusterBatch:
         self.old_members = old_members
         self.dedupe_window_s = dedupe_window_s
         self.routing_key = routing_key
+        self.policy = policy
+        self.rng = rng
+        #: Versions that several commands of this entry edit, and those of which one has won.
+        self.met: set[Edited] = set()
+        self.won: set[Edited] = set()
         self.events: list[ClusterEvent] = []
 
     def add(self, event: ClusterEvent) -> None:
@@ -252,7 +269,7 @@ def restate(out: ClusterBatch) -> None:
             cluster.map,
             cluster.rules,
             list(cluster.conflicts),
-            dict(cluster.conflict_counts),
+            cluster.counted(),
             list(cluster.commands.values()),
             cluster.horizon,
         )
@@ -285,7 +302,7 @@ def control(verb: str, command: Command, sender: str, out: ClusterBatch) -> Cont
         case SetRules():
             _set_rules(command, sender, out)
         case Resize():
-            resize(command.shard_count, out)
+            _resize(command, sender, out)
         case TellConflict():
             _tell_conflict(command, sender, out)
     assert cluster.map is not None, "the leader has taken over the map"
@@ -295,14 +312,25 @@ def control(verb: str, command: Command, sender: str, out: ClusterBatch) -> Cont
     return reply
 
 
+def _resize(command: Resize, sender: str, out: ClusterBatch) -> None:
+    before = out.cluster.map
+    assert before is not None, "the leader has taken over the map"
+    now, wanted = accepting(before), command.shard_count
+    if now != wanted:
+        # Those that want the same agree.
+        kept, dropped = f"{now} shards", f"{wanted} shards"
+        sides = Sides("settings", "shards", before.version, f"with {now}", kept, dropped)
+        check_edited(command, sender, sides, out)
+    resize(wanted, out)
+    out.won.add((Resize, command.based_on))
+
+
 def _set_rules(command: SetRules, sender: str, out: ClusterBatch) -> None:
     cluster, text = out.cluster, command.text.strip()
-    if command.based_on and command.based_on != cluster.rules.version:
-        raise Refusal(
-            "conflict",
-            f"the rules were edited as of version {command.based_on}, but there is version "
-            f"{cluster.rules.version} by {cluster.rules.by or 'nobody'}; read it and edit that",
-        )
+    rules = cluster.rules
+    by = rules.by or "nobody"
+    sides = Sides("rules", "rules", rules.version, f"by {by}", f"{by}: {rules.text}", text)
+    check_edited(command, sender, sides, out)
     key = command.key or out.routing_key
     if key not in ROUTING_KEYS:
         raise Refusal("bad_request", f"submissions cannot be routed by {key!r}; allowed: {_KEYS}")
@@ -311,17 +339,20 @@ def _set_rules(command: SetRules, sender: str, out: ClusterBatch) -> None:
     except BadConfig as error:
         raise Refusal("bad_request", f"{error}; the old rules stay") from error
     assert out.coordinators, "a swarm has some"
-    out.add(RulesSet(RoutingRules(cluster.rules.version + 1, text, sender, out.now, key)))
+    out.add(RulesSet(RoutingRules(rules.version + 1, text, sender, out.now, key)))
+    out.won.add((SetRules, command.based_on))
 
 
 def _tell_conflict(command: TellConflict, sender: str, out: ClusterBatch) -> None:
-    told = command.conflict
-    conflict = structs.replace(
-        told,
-        about=told.about[:SIDE_CHARS_MAX],
-        kept=told.kept[:SIDE_CHARS_MAX],
-        dropped=told.dropped[:SIDE_CHARS_MAX],
-        by=sender,
-        at=out.now,
-    )
-    out.add(ConflictNoted(conflict))
+    told = command.conflicts
+    if not 1 <= len(told) <= TOLD_MAX:
+        raise Refusal("bad_request", f"{len(told)} conflicts at once: allowed are 1 to {TOLD_MAX}")
+    for conflict in told:
+        if conflict.policy not in _POLICIES or conflict.count < 1:
+            raise Refusal(
+                "bad_request",
+                f"a conflict has a policy ({', '.join(_POLICIES)}) and a count of at least 1, not "
+                f"{conflict.policy!r} and {conflict.count}",
+            )
+    for conflict in told:
+        out.add(ConflictNoted(structs.replace(short(conflict), by=sender, at=out.now)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from swarm.core.syncing import recall
 from swarm.messages import Beat
 
 #: A look at whether somebody is dead comes this long after the moment.
@@ -35,9 +36,11 @@ class Members:
             same = known.beat.instance == beat.instance
             if same and beat.number <= known.beat.number:
                 return False
+            known = known if same else None
         if beat.leaving:
             self._leave(beat)
             return False
+        recall(beat, known.beat if known is not None else None)
         self._heard[beat.coordinator] = _Heard(beat, now)
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from swarm.core.conflicts import CONFLICT_RESOLUTIONS
 from swarm.core.sharding import stable_hash
 from swarm.messages import Beat
 
@@ -73,11 +74,20 @@ def leads_next(me: str, live: Mapping[str, Beat], names: Collection[str], settle
 
 
 class Placement:
-    """The order of preference of every shard, and what follows from it for whom."""
+    """The order of preference of every shard, and what follows from it for whom.
 
-    def __init__(self, shard_count: int, coordinators: list[str]) -> None:
+    `policy` (`CONFLICT_RESOLUTION`): which of several standbys is to open a shard whose owner
+    has gone: by ``timestamp`` the one with the latest state, by ``priority`` the first in that
+    order, by ``random`` any, another one whenever somebody comes or goes.
+    """
+
+    def __init__(
+        self, shard_count: int, coordinators: list[str], policy: str = "timestamp"
+    ) -> None:
         assert shard_count > 0, "a swarm has at least one shard"
+        assert policy in CONFLICT_RESOLUTIONS, f"{policy!r} is no policy"
         self._orders = orders(shard_count, coordinators)
+        self._policy = policy
 
     def to_open(
         self, me: str, owned: Collection[int], live: Mapping[str, Beat], settled: bool
@@ -112,14 +122,24 @@ class Placement:
             if name == me or (name in live and not live[name].draining)
         ]
 
-        def rank(name: str) -> tuple[bool, bool]:
+        def rank(name: str) -> tuple[bool, bool, float]:
             beat = live.get(name)
-            return (
-                beat is not None and str(shard) in beat.closed,
-                beat is None or not stands_by(beat, shard),
-            )
+            if beat is None or not stands_by(beat, shard):
+                return (beat is not None and str(shard) in beat.closed, True, 0.0)
+            return (str(shard) in beat.closed, False, self._of_equals(shard, beat, live))
 
         return sorted(names, key=rank)
+
+    def _of_equals(self, shard: int, beat: Beat, live: Mapping[str, Beat]) -> float:
+        """Which standby goes first: the smallest; the same: by the order."""
+        match self._policy:
+            case "timestamp":
+                return beat.standby[str(shard)]
+            case "random":
+                there = " ".join(sorted(other.instance for other in live.values()))
+                return float(stable_hash(f"{shard} {beat.coordinator} {there}"))
+            case _:
+                return 0.0
 
     def to_follow(
         self,

@@ -9,7 +9,7 @@ import msgspec
 from swarm.actors.coordinator import Coordinator
 from swarm.bus.base import Bus
 from swarm.errors import BusError
-from swarm.messages import Beat, ShardStats
+from swarm.messages import Beat, ClusterView, ShardStats
 from swarm.subjects import Subjects
 from swarm.web.metrics import Figures, Fullness
 
@@ -19,6 +19,7 @@ ASK_S = 2.0
 ASKED_AT_ONCE = 16
 
 _stats = msgspec.json.Decoder(ShardStats)
+_view = msgspec.json.Decoder(ClusterView)
 
 
 def of_swarm(live: dict[str, Beat], shard_count: int) -> Figures:
@@ -37,10 +38,11 @@ def add_own(figures: Figures, coordinator: Coordinator) -> None:
     watch = coordinator.storage
     full = watch.nearly_full(-1)
     figures.storage = Fullness(watch.storage.used, watch.storage.limit, full)
+    figures.conflicts = coordinator.leader.conflict_counts
 
 
 async def ask_all(figures: Figures, bus: Bus, prefix: str, soft_limit: float) -> None:
-    """Ask every shard that has an owner, and NATS; who does not answer is left out."""
+    """Ask every shard that has an owner, who leads, and NATS; who does not answer is left out."""
     subjects, free = Subjects(prefix), asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def ask(shard: int) -> ShardStats | None:
@@ -53,9 +55,18 @@ async def ask_all(figures: Figures, bus: Bus, prefix: str, soft_limit: float) ->
 
     found = await asyncio.gather(*map(ask, sorted(figures.owned)))
     figures.shards = [stats for stats in found if stats is not None]
+    figures.conflicts = await _conflicts(bus, subjects)
     try:
         storage = await bus.storage()
     except BusError:
         return
     nearly_full = any(beat.storage >= soft_limit for beat in figures.coordinators)
     figures.storage = Fullness(storage.used, storage.limit, nearly_full)
+
+
+async def _conflicts(bus: Bus, subjects: Subjects) -> dict[str, dict[str, int]] | None:
+    try:
+        reply = await bus.request(subjects.control("look", bus.sender), b"{}", ASK_S)
+        return _view.decode(reply.data).conflict_counts
+    except (BusError, msgspec.MsgspecError):
+        return None  # nobody leads at the moment: no figure is better than a wrong one

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from swarm.messages.basics import NULL
+from swarm.messages.basics import NULL, Priority
 from swarm.messages.log import Envelope, Opened
 
 
@@ -74,6 +74,8 @@ class Conflict(Struct, omit_defaults=True, frozen=True):
     #: Who told of it, and when.
     by: str = ""
     at: float = 0.0
+    #: How often it happened since it was told before: these are the sides of the first time.
+    count: int = 1
 
 
 # --- the cluster log ------------------------------------------------------------------------
@@ -112,9 +114,9 @@ class Stated(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="stated
 
     map: ShardMap | None = None
     rules: RoutingRules = RoutingRules(0)
-    #: The latest ones, and how many there ever were by kind.
+    #: The latest ones, and how many there ever were by kind and policy.
     conflicts: list[Conflict] = []
-    conflict_counts: dict[str, int] = {}
+    conflict_counts: dict[str, dict[str, int]] = {}
     #: Commands whose answer is remembered, oldest first: when each was accepted.
     commands: list[tuple[float, Controlled]] = []
     #: The newest command that was forgotten, milliseconds since the epoch by its id.
@@ -146,12 +148,14 @@ class SetRules(Struct, omit_defaults=True):
     retry: int = 0
     #: What submissions are routed by; empty: what the leader's `ROUTING_KEY` says.
     key: str = ""
+    #: Of edits of one version that meet, the most urgent one wins (`CONFLICT_RESOLUTION`).
+    priority: Priority = "medium"
 
 
 class TellConflict(Struct, omit_defaults=True):
-    """``<p>.control.conflict.<sender>``: keep this with the swarm's conflicts."""
+    """``<p>.control.conflict.<sender>``: keep these with the swarm's conflicts."""
 
-    conflict: Conflict
+    conflicts: list[Conflict]
     command_id: str = ""
     retry: int = 0
 
@@ -166,6 +170,9 @@ class Resize(Struct, omit_defaults=True):
     shard_count: int
     command_id: str = ""
     retry: int = 0
+    #: As in `SetRules`; the version is that of the shard map.
+    based_on: int = 0
+    priority: Priority = "medium"
 
 
 class ControlReply(Struct, omit_defaults=True):
@@ -190,4 +197,4 @@ class ClusterView(Struct, omit_defaults=True):
     map: ShardMap
     rules: RoutingRules
     conflicts: list[Conflict] = []
-    conflict_counts: dict[str, int] = {}
+    conflict_counts: dict[str, dict[str, int]] = {}

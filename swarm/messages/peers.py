@@ -51,6 +51,9 @@ class Beat(Struct, omit_defaults=True):
     routed: dict[str, int] = {}
     #: Where it answers HTTP, as ``host:port``; empty: nowhere.
     http: str = ""
+    #: Number of the beat of this process that told `idle` and `ready`, which are left out here
+    #: and still about the same; 0: this one does; -1: none does, or it has not been heard.
+    told: int = 0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

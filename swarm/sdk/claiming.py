@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from swarm.core.syncing import UNTOLD
 from swarm.errors import NoAnswer, Refusal
 from swarm.messages import Assignment, Beat, Claim, Description
 from swarm.sdk.calls import Calls
@@ -79,7 +80,8 @@ class Claimer:
         for beat in beats:
             owned = list(beat.owns)
             self._calls.runtime.rng.shuffle(owned)
-            if any(beat.ready.get(work_type) for work_type in self._work_types):
+            # Of who does not tell there may be some.
+            if beat.told == UNTOLD or any(map(beat.ready.get, self._work_types)):
                 first += owned
             elif everywhere:
                 rest += owned

@@ -12,6 +12,7 @@ from swarm.messages import (
     Look,
     Move,
     Moved,
+    Priority,
     Resize,
     SetRules,
     TellConflict,
@@ -31,24 +32,40 @@ class Operating(Asking):
         return await self._control("look", Look(), _view, timeout_s)
 
     async def set_rules(
-        self, text: str, *, key: str = "", based_on: int = 0, timeout_s: float = TIMEOUT_S
+        self,
+        text: str,
+        *,
+        key: str = "",
+        based_on: int = 0,
+        priority: Priority = "medium",
+        timeout_s: float = TIMEOUT_S,
     ) -> ControlReply:
         """Set the routing rules, all of them: lines ``feature -> coordinator[:port]``.
 
         `key`: what they are about, ``work_type``, ``priority``, ``team`` or ``label`` (empty:
-        what the swarm's settings say).  `based_on`: the version that was edited.  Raises
-        `Refusal`: ``bad_request`` names what is wrong with them, ``conflict`` says that there
-        is a newer version.
+        what the swarm's settings say).  `based_on`: the version that was edited.  `priority`:
+        of several edits of one version that meet, where `CONFLICT_RESOLUTION` is ``priority``.
+        Raises `Refusal`: ``bad_request`` names what is wrong with them, ``conflict`` says that
+        there is a newer version.
         """
-        command = SetRules(text, self._runtime.new_id(), based_on, key=key)
+        command = SetRules(text, self._runtime.new_id(), based_on, key=key, priority=priority)
         return await self._control("rules", command, _reply, timeout_s)
 
-    async def resize(self, shards: int, *, timeout_s: float = TIMEOUT_S) -> ControlReply:
+    async def resize(
+        self,
+        shards: int,
+        *,
+        based_on: int = 0,
+        priority: Priority = "medium",
+        timeout_s: float = TIMEOUT_S,
+    ) -> ControlReply:
         """Spread new items over so many shards from here on.
 
-        Raises `Refusal`: ``unsupported`` while coordinators of an earlier version are alive.
+        `based_on`: the version of the shard map that was looked at; `priority` as in
+        `set_rules`.  Raises `Refusal`: ``unsupported`` while coordinators of an earlier version
+        are alive, ``conflict`` when there is a newer map that says something else.
         """
-        command = Resize(shards, self._runtime.new_id())
+        command = Resize(shards, self._runtime.new_id(), based_on=based_on, priority=priority)
         return await self._control("resize", command, _reply, timeout_s)
 
     async def move(
@@ -62,10 +79,10 @@ class Operating(Asking):
         return await self._ask(subject, Move(shard, to), _moved, timeout_s)
 
     async def tell_conflict(
-        self, conflict: Conflict, *, timeout_s: float = TIMEOUT_S
+        self, *conflicts: Conflict, timeout_s: float = TIMEOUT_S
     ) -> ControlReply:
-        """Have it kept with the swarm's conflicts."""
-        command = TellConflict(conflict, self._runtime.new_id())
+        """Have them kept with the swarm's conflicts."""
+        command = TellConflict(list(conflicts), self._runtime.new_id())
         return await self._control("conflict", command, _reply, timeout_s)
 
     async def _control(

@@ -67,6 +67,8 @@ class Figures(Struct):
     routing: RoutingReport | None = None
     #: The coordinators that discovery has found.
     found: MemberSet | None = None
+    #: How many conflicts there were, by kind and policy; None: somebody else tells.
+    conflicts: dict[str, dict[str, int]] | None = None
 
 
 def render(figures: Figures) -> bytes:
@@ -87,6 +89,7 @@ class _Shown(Collector):
         yield from _of_storage(self._figures.storage)
         yield from _of_routing(self._figures.routing)
         yield from _of_discovery(self._figures.found)
+        yield from _of_conflicts(self._figures.conflicts)
 
 
 def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
@@ -244,3 +247,17 @@ def _of_discovery(found: MemberSet | None) -> Iterator[Metric]:
     )
     stale.add_metric([found.source], found.stale)
     yield stale
+
+
+def _of_conflicts(conflicts: dict[str, dict[str, int]] | None) -> Iterator[Metric]:
+    if conflicts is None:
+        return
+    counted = CounterMetricFamily(
+        "swarmsh_conflicts",
+        "Two that disagreed, ever (see `swarm conflicts`), by what picked between them",
+        labels=["kind", "policy"],
+    )
+    for kind, by_policy in sorted(conflicts.items()):
+        for policy, count in sorted(by_policy.items()):
+            counted.add_metric([kind, policy], count)
+    yield counted

@@ -204,7 +204,7 @@ def test_conflicts_are_told_and_seen() -> None:
         seen = await cluster.swarm.cluster()
         (kept,) = seen.conflicts
         assert (kept.kept, kept.dropped, kept.by) == ("4", "5", "me")
-        assert seen.conflict_counts == {"settings": 1}
+        assert seen.conflict_counts == {"settings": {"log": 1}}
 
     on_cluster(scenario)
 

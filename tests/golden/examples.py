@@ -166,6 +166,7 @@ RICH_BEAT = m.Beat(
     rules_version=5,
     routed={"r5f6e7d8c": 17},
     http="coordinator-1:4000",
+    told=4090,
 )
 ROUTED_RULE = m.RuleRouted("feature", ["coordinator-1"])
 RICH_ROUTED_RULE = m.RuleRouted(
@@ -187,7 +188,8 @@ FULL_MAP = structs.replace(
 )
 RULES = m.RoutingRules(5, "Core Team -> coordinator-1:4000", "lisa", DONE_AT, "team")
 CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
-FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT)
+FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT, count=3)
+COUNTS = {"rules": {"log": 1, "timestamp": 3}}
 CONTROLLED = m.Controlled(
     COMMAND, "rules", "lisa", Raw(b'{"command_id":"%s","rules_version":5}' % COMMAND.encode())
 )
@@ -378,10 +380,10 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     # the cluster
     "RoutingRules": (m.RoutingRules(0), RULES),
     "Conflict": (CONFLICT, FULL_CONFLICT),
-    "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1, "team")),
-    "TellConflict": (m.TellConflict(CONFLICT), m.TellConflict(FULL_CONFLICT, COMMAND, 1)),
+    "SetRules": (m.SetRules(""), m.SetRules(RULES.text, COMMAND, 4, 1, "team", "high")),
+    "TellConflict": (m.TellConflict([]), m.TellConflict([CONFLICT, FULL_CONFLICT], COMMAND, 1)),
     "EarlierMap": (EARLIER, m.EarlierMap(DONE_AT, 1, 8, 4, {"coordinator-1": [0]})),
-    "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1)),
+    "Resize": (m.Resize(32), m.Resize(32, COMMAND, 1, 2, "critical")),
     "KnownReply": (
         m.KnownReply([]),
         m.KnownReply([m.SubmitResult(0, "3-17"), m.SubmitResult(3, error=ERROR)], DONE_AT),
@@ -390,7 +392,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Look": (m.Look(), m.Look()),
     "ClusterView": (
         m.ClusterView("coordinator-1", 3, 17, MAP, m.RoutingRules(0)),
-        m.ClusterView("coordinator-1", 3, 17, FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}),
+        m.ClusterView("coordinator-1", 3, 17, FULL_MAP, RULES, [FULL_CONFLICT], COUNTS),
     ),
     "MapChanged": (m.MapChanged(MAP), m.MapChanged(FULL_MAP)),
     "RulesSet": (m.RulesSet(RULES), m.RulesSet(RULES)),
@@ -398,7 +400,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Controlled": (m.Controlled(COMMAND, "rules", "lisa"), CONTROLLED),
     "Stated": (
         m.Stated(),
-        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}, [(DONE_AT, CONTROLLED)], 1),
+        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], COUNTS, [(DONE_AT, CONTROLLED)], 1),
     ),
     # the log
     "Opened": (m.Opened("coordinator-1"), m.Opened("coordinator-1")),

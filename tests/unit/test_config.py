@@ -92,6 +92,9 @@ def test_every_setting_is_read_from_both_places(tmp_path: Path) -> None:
         "HEALTH_CHECK_FALL": ("1", "1", 1),
         "SLOW_START_S": ("0", "0", 0.0),
         "SHARD_AFFINITY": ("strict", '"strict"', "strict"),
+        "COORDINATOR_SYNC_ENABLED": ("1", "true", True),
+        "COORDINATOR_SYNC_INTERVAL": ("1000", "1000", 1000),
+        "CONFLICT_RESOLUTION": ("random", '"random"', "random"),
         "LOG_REPLICAS": ("3", "3", 3),
         "HTTP_PORT": ("0", "0", 0),
         "HTTP_API": ("0", "false", False),
@@ -155,6 +158,9 @@ BAD_VALUES = [
     ("HEALTH_CHECK_FALL", "0", "1 to 100"),
     ("SLOW_START_S", "-1", "seconds from 0"),
     ("SHARD_AFFINITY", "remote", "local, none, strict"),
+    ("COORDINATOR_SYNC_ENABLED", "yes", "0, 1, false, true"),
+    ("COORDINATOR_SYNC_INTERVAL", "5s", "50 to 3600000"),
+    ("CONFLICT_RESOLUTION", "newest", "timestamp, priority, random"),
     ("LOG_REPLICAS", "2", "1, 3, 5"),
     ("HTTP_PORT", "65536", "0 to 65535"),
 ]
@@ -245,6 +251,18 @@ def test_a_setting_that_nothing_acts_on_is_an_error_in_the_file(tmp_path: Path, 
             {"ROUTING_ENABLED": "1", "ROUTING_RULES": "a -> coordinator-1", "COORDINATORS": "x y"},
             ["'coordinator-1'", "x, y"],
         ),
+        (
+            {"COORDINATOR_SYNC_ENABLED": "0"},
+            ["COORDINATOR_SYNC_ENABLED = 0", "SHARD_AFFINITY = local", "SHARD_AFFINITY = strict"],
+        ),
+        (
+            {"COORDINATOR_SYNC_ENABLED": "0", "SHARD_AFFINITY": "none"},
+            ["COORDINATOR_SYNC_ENABLED = 0", "SHARD_AFFINITY = none"],
+        ),
+        (
+            {"COORDINATOR_SYNC_INTERVAL": "200"},
+            ["COORDINATOR_SYNC_INTERVAL = 200", "BEAT_S = 0.25", "at least 250"],
+        ),
     ],
 )
 def test_an_impossible_combination_names_both(env: dict[str, str], fragments: list[str]) -> None:
@@ -262,6 +280,9 @@ def test_just_possible_combinations_are_taken() -> None:
     assert load(by_label).routing_rules == "region=eu -> z"
     checked = {"HEALTH_CHECK_INTERVAL": "1000", "HEALTH_CHECK_TIMEOUT": "1000"}
     assert load(checked).health_check_interval_ms == 1000
+    apart = {"COORDINATOR_SYNC_ENABLED": "0", "SHARD_AFFINITY": "strict"}
+    assert not load(apart).sync_enabled
+    assert load({"COORDINATOR_SYNC_INTERVAL": "250"}).sync_interval_ms == 250
 
 
 def test_coordinators_by_the_guide() -> None:

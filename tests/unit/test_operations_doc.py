@@ -34,6 +34,7 @@ def exported() -> dict[str, set[str]]:
         shard_count=1,
         coordinators=[Beat("c1", "x", 2, 1)],
         storage=Fullness(1, 2),
+        conflicts={"rules": {"log": 1}},
     )
     families = text_string_to_metric_families(render(figures).decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}

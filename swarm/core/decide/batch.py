@@ -9,7 +9,7 @@ from swarm.core.envelope import FORMAT
 from swarm.core.ids import CLOCK_AHEAD_MAX_S, is_uuid7, uuid7_ms
 from swarm.core.shard import Shard
 from swarm.errors import Refusal
-from swarm.messages import EVENTS_OF_1, Accepted, Event, Taken
+from swarm.messages import EVENTS_OF_1, Accepted, Conflict, Event, Taken
 
 Known = TypeVar("Known", Accepted, Taken)
 
@@ -21,7 +21,18 @@ def _no_jitter() -> float:
 class Batch:
     """The events decided so far in this batch, applied as they are decided."""
 
-    __slots__ = ("events", "format", "full", "map_version", "nonce", "now", "rng", "shard")
+    __slots__ = (
+        "conflicts",
+        "events",
+        "format",
+        "full",
+        "map_version",
+        "nonce",
+        "now",
+        "policy",
+        "rng",
+        "shard",
+    )
 
     def __init__(
         self,
@@ -32,6 +43,7 @@ class Batch:
         format_: int = FORMAT,
         rng: Callable[[], float] = _no_jitter,
         full: bool = False,
+        policy: str = "timestamp",
     ) -> None:
         self.shard = shard
         #: The shard map that the shard has adopted.
@@ -41,10 +53,14 @@ class Batch:
         assert format_ in (1, FORMAT), "no other formats are written"
         #: Of the entry: the lowest that every live coordinator can read.
         self.format = format_
-        #: From 0 to 1, to spread retries.
+        #: From 0 to 1, to spread retries, and to pick by chance.
         self.rng = rng
         #: Whether storage is nearly full: nothing new is accepted.
         self.full = full
+        #: What picks between equals: `CONFLICT_RESOLUTION`.
+        self.policy = policy
+        #: Who has disagreed in it: to be told once it is durable.
+        self.conflicts: list[Conflict] = []
         self.events: list[Event] = []
 
     def add(self, event: Event) -> None:

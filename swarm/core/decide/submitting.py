@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import Raw, Struct, structs
 
 from swarm.core.checks import read_item, stored_bytes, too_large
+from swarm.core.decide import clashing
 from swarm.core.decide.batch import Batch, repeated
 from swarm.core.shard import Shard, digest
 from swarm.errors import Refusal
 from swarm.messages import (
     NULL,
     Accepted,
+    Conflict,
     ErrorBody,
     KnownReply,
     NewItem,
@@ -55,42 +57,77 @@ def submit(
             "free some space or raise the limit",
             retry=True,
         )
-    fresh: list[Raw] = []
-    indexes: list[int] = []
-    known: list[tuple[int, int]] = []
-    clashes: list[int] = []
-    in_batch: dict[str, int] = {}
-    for place, (index, raw) in enumerate(zip(command.indexes, command.items, strict=True)):
-        if done is not None and index not in wanted:
-            continue
-        spec = specs[place] if specs is not None else _admitted(shard, raw)
-        key = spec.idempotency_key
-        if not key:
-            fresh.append(raw)
-            indexes.append(index)
-            continue
-        keyed = shard.keys.get(key)
-        number = keyed.number if keyed is not None else in_batch.get(key, 0)
-        if number:
-            known.append((index, number))
-            twin = fresh[number - shard.next_number] if number >= shard.next_number else None
-            if _differs(shard, number, raw, twin):
-                clashes.append(index)
-            continue
-        in_batch[key] = shard.next_number + len(fresh)
-        fresh.append(raw)
-        indexes.append(index)
+    parts = _sort_out(shard, command, None if done is None else wanted, specs, out)
+    indexes = parts.indexes
     if done is not None:
         # One answer to all of the command: the earlier part is known by now.
-        known += done.numbers
-        clashes += done.clashes
-    elif indexes == list(range(len(fresh))):
+        parts.known += done.numbers
+        parts.clashes += done.clashes
+    elif indexes == list(range(len(parts.fresh))):
         indexes = []
     first = shard.next_number
-    out.add(Submitted(command.command_id, first, fresh, indexes, known, clashes))
+    out.add(Submitted(command.command_id, first, parts.fresh, indexes, parts.known, parts.clashes))
+    out.conflicts += parts.conflicts
     accepted = shard.commands.get(command.command_id)
     assert isinstance(accepted, Accepted), "applying the event remembers the answer"
     return _submit_reply(shard, command, accepted, again=done is not None)
+
+
+class _Parts(Struct):
+    """A submission, sorted out."""
+
+    #: New items, and their indexes.
+    fresh: list[Raw] = []
+    indexes: list[int] = []
+    #: (index, number) of items that have a key that is known, and which of them are others.
+    known: list[tuple[int, int]] = []
+    clashes: list[int] = []
+    conflicts: list[Conflict] = []
+
+
+def _sort_out(
+    shard: Shard,
+    command: ShardSubmit,
+    wanted: set[int] | None,
+    specs: list[NewItem] | None,
+    out: Batch,
+) -> _Parts:
+    """Which items are new.  `wanted`: the only indexes that count; None: all do."""
+    parts = _Parts()
+    fresh, indexes, known, clashes = parts.fresh, parts.indexes, parts.known, parts.clashes
+    in_batch: dict[str, int] = {}
+    for place, (index, raw) in enumerate(zip(command.indexes, command.items, strict=True)):
+        if wanted is not None and index not in wanted:
+            continue
+        spec = specs[place] if specs is not None else _admitted(shard, raw)
+        key = spec.idempotency_key
+        keyed = shard.keys.get(key) if key else None
+        number = keyed.number if keyed is not None else in_batch.get(key, 0)
+        if not number:
+            if key:
+                in_batch[key] = shard.next_number + len(fresh)
+            fresh.append(raw)
+            indexes.append(index)
+            continue
+        at = number - shard.next_number
+        twin = fresh[at] if at >= 0 else None
+        if not _differs(shard, number, raw, twin):
+            known.append((index, number))
+            continue
+        loser, refused = index, raw
+        if twin is not None and clashing.prefers_later(twin, raw, out):
+            # Those that were the same as the one that had it clash as well now.
+            clashes += [other for other, its in known if its == number and other not in clashes]
+            loser, refused = indexes[at], twin
+            indexes[at], fresh[at] = index, raw
+        known.append((loser, number))
+        clashes.append(loser)
+        item = shard.items.get(number)
+        kept = item.spec if item is not None else (fresh[at] if at >= 0 else None)
+        policy, name = out.policy if twin is not None else "log", item_id(shard.number, number)
+        parts.conflicts.append(clashing.told(name, kept, refused, policy))
+    assert len(fresh) == len(indexes), "each has one"
+    return parts
 
 
 def known(shard: Shard, command: ShardSubmit, out: Batch) -> KnownReply:

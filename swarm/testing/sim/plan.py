@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from swarm.bus.memory_faults import Faults
 from swarm.config import Settings
+from swarm.core.conflicts import CONFLICT_RESOLUTIONS
 from swarm.core.sharding import SHARD_DISTRIBUTIONS, SHARD_KEYS
 from swarm.testing.sim.mishaps import Mishap, draw_mishap
 
@@ -108,6 +109,8 @@ def _settings(rng: Random, shards: int, coordinators: list[str]) -> Settings:
         coordinators=coordinators,
         shard_key=rng.choice(("hash", *SHARD_KEYS)),
         shard_distribution=rng.choice(SHARD_DISTRIBUTIONS),
+        # Of each size another one; not drawn, so that seeds stay what they were.
+        conflict_resolution=CONFLICT_RESOLUTIONS[(shards + len(coordinators)) % 3],
     )
 
 

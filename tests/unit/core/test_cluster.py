@@ -11,6 +11,7 @@ from msgspec import structs
 
 from swarm.core import cluster as core
 from swarm.core.cluster import Cluster, ClusterBatch
+from swarm.core.conflicts import SIDE_CHARS_MAX
 from swarm.core.placement import leads_next
 from swarm.messages import (
     ClusterEvent,
@@ -177,13 +178,13 @@ def test_conflicts_are_kept_with_both_sides_and_counted() -> None:
     book = Book()
     for number in range(core.CONFLICTS_MAX + 5):
         told = structs.replace(CONFLICT, about=f"key {number} " + "x" * 1000)
-        command = TellConflict(told, command_id(number))
+        command = TellConflict([told], command_id(number))
         book.write(lambda out, c=command: core.control("conflict", c, "c2", out))
-    assert book.cluster.conflict_counts == {"idempotency": core.CONFLICTS_MAX + 5}
+    assert book.cluster.conflict_counts == {"idempotency": {"log": core.CONFLICTS_MAX + 5}}
     kept = book.cluster.conflicts
     assert len(kept) == core.CONFLICTS_MAX
     assert kept[0].about.startswith("key 5 ")
-    assert (kept[0].by, kept[0].at, len(kept[0].about)) == ("c2", NOW, core.SIDE_CHARS_MAX)
+    assert (kept[0].by, kept[0].at, len(kept[0].about)) == ("c2", NOW, SIDE_CHARS_MAX)
 
 
 def test_a_reader_of_the_log_has_the_same_state() -> None:
@@ -224,9 +225,9 @@ def test_it_is_time_to_state_everything_after_some_entries() -> None:
 def test_everything_that_can_be_remembered_fits_into_one_entry() -> None:
     book = Book()
     for number in range(core.COMMANDS_MAX + 1):
-        side = f"{number}" + "\x01" * core.SIDE_CHARS_MAX
-        told = Conflict("idempotency", side, side, side, "x" * 64)
-        command = TellConflict(told, command_id(number))
+        side = f"{number}" + "\x01" * SIDE_CHARS_MAX
+        told = Conflict("idempotency", side, side, side, "timestamp")
+        command = TellConflict([told], command_id(number))
         book.write(lambda out, c=command: core.control("conflict", c, "c" * 64, out))
     book.write(core.restate)
     assert len(msgspec.json.encode(book.log[-1][2])) < 1024 * 1024 * 3 // 4 - 1024 * 1024 // 8

@@ -281,3 +281,61 @@ def test_who_cannot_open_a_shard_comes_last() -> None:
     assert PLACEMENT.candidates(3, live) == [second, third, first]
     with_standby(live, first, 3)
     assert PLACEMENT.candidates(3, live) == [second, third, first]
+
+
+# --- of several standbys, CONFLICT_RESOLUTION picks one ------------------------------------------
+
+FIVE = named(5)
+
+
+def heirs_by(policy: str, behind_s: dict[str, float], generation: str = "i1") -> list[str]:
+    """Who is first to open each shard when all of these stand by for all of them."""
+    placement = Placement(SHARDS, FIVE, policy)
+    live = {
+        name: beat(
+            name,
+            instance=f"{name}-{generation}",
+            standby={str(shard): late_s for shard in range(SHARDS)},
+        )
+        for name, late_s in behind_s.items()
+    }
+    return [placement.candidates(shard, live)[0] for shard in range(SHARDS)]
+
+
+def test_by_timestamp_the_latest_state_goes_first() -> None:
+    behind_s = {FIVE[0]: 0.4, FIVE[1]: 0.1, FIVE[2]: 2.0}
+    assert set(heirs_by("timestamp", behind_s)) == {FIVE[1]}
+    # The same for all: the order decides.
+    equal = dict.fromkeys(FIVE, 0.1)
+    assert heirs_by("timestamp", equal) == heirs_by("priority", equal)
+
+
+def test_by_priority_the_placement_order_goes_first() -> None:
+    behind_s = {FIVE[0]: 0.4, FIVE[1]: 0.1, FIVE[2]: 2.0}
+    order = orders(SHARDS, FIVE)
+    assert heirs_by("priority", behind_s) == [
+        next(name for name in order[shard] if name in behind_s) for shard in range(SHARDS)
+    ]
+
+
+def test_by_chance_any_goes_first_the_same_for_all_and_others_after_a_change() -> None:
+    equal = dict.fromkeys(FIVE, 0.1)
+    once = heirs_by("random", equal)
+    assert len(set(once)) > 2
+    assert heirs_by("random", dict(reversed(equal.items()))) == once
+    assert heirs_by("random", equal, "i2") != once
+
+
+@pytest.mark.parametrize("policy", ["timestamp", "priority", "random"])
+def test_a_policy_picks_between_equals_only(policy: str) -> None:
+    placement = Placement(SHARDS, FIVE, policy)
+    for shard, order in enumerate(orders(SHARDS, FIVE)):
+        live = {name: beat(name) for name in FIVE}
+        assert placement.candidates(shard, live) == order, "nobody stands by"
+        late = {str(shard): FRESH_S + 1}
+        live[order[1]] = beat(order[1], standby=late)
+        assert placement.candidates(shard, live) == order, "nor does who is too late"
+        live[order[4]] = beat(order[4], standby={str(shard): 0.3})
+        live[order[3]] = beat(order[3], standby={str(shard): 0.0}, closed={str(shard): "why"})
+        ranked = placement.candidates(shard, live)
+        assert ranked == [order[4], order[0], order[1], order[2], order[3]]

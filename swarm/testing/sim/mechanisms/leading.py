@@ -15,6 +15,8 @@ from swarm.errors import BusError, NoAnswer, Refusal
 from swarm.messages import (
     Beat,
     ClusterEvent,
+    Conflict,
+    ConflictNoted,
     Controlled,
     MapChanged,
     Opened,
@@ -109,9 +111,19 @@ class Leading(Mechanism):
                     verdict.broken(f"[7] {event.command_id} was carried out twice")
                 if len(self._carried_out) < COMMANDS_MAX:
                     self._carried_out[event.command_id] = self._versions[-1].text
+            case ConflictNoted() if event.conflict.kind == "rules":
+                self._on_conflict(event.conflict)
             case MapChanged() if event.map.version == 1:
                 if event.map.shard_count != self.scene.settings.shard_count:
                     verdict.broken(f"[3] the leader took over another map: {event.map}")
+
+    def _on_conflict(self, conflict: Conflict) -> None:
+        """The side that was kept holds, and the one that was dropped never did."""
+        self.scene.verdict.saw("edits in conflict")
+        kept, dropped = (side.partition(": ")[2] for side in (conflict.kept, conflict.dropped))
+        texts = [rules.text for rules in self._versions]
+        if kept != texts[-1] or dropped in texts:
+            self.scene.verdict.broken(f"[1] {conflict} does not go with the rules {texts[-1]!r}")
 
     def on_other(self, said: Said) -> None:
         """Somebody asks the leader."""
