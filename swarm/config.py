@@ -127,6 +127,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     slow_start_s: float = 10.0
     #: Whose work an agent's free slots are for: one of `SHARD_AFFINITIES`.
     shard_affinity: str = "local"
+    #: Whether the leader moves shards by itself, and how much more than an even part of the
+    #: load a coordinator may have until it does.
+    auto_rebalance_enabled: bool = False
+    rebalance_threshold: float = 0.2
     #: NATS servers that keep each log.
     replicas: int = 1
     #: Of ``/health`` and ``/ready``; 0 = any free one.
@@ -224,6 +228,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("health_check_fall", "HEALTH_CHECK_FALL", Whole(1, 100)),
     Setting("slow_start_s", "SLOW_START_S", Seconds(0, 3600)),
     Setting("shard_affinity", "SHARD_AFFINITY", Choice(SHARD_AFFINITIES)),
+    Setting("auto_rebalance_enabled", "AUTO_REBALANCE_ENABLED", Switch()),
+    Setting("rebalance_threshold", "REBALANCE_THRESHOLD", Part(0.05, 5)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
     Setting("http_api", "HTTP_API", Switch()),

@@ -30,6 +30,7 @@ from swarm.core import decide
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
+from swarm.core.usage import UsageCounter
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
 from swarm.messages import ShardStats
 from swarm.subjects import reply_allowed, sender_of, verb_of
@@ -82,7 +83,10 @@ class ShardWorker(Actor):
             dead_kept_s=settings.dead_retention_s,
         )
         refused: dict[str, int] = {}
-        self._counting = Counting(shard, fenced, self._keeping, refused)
+        usage = UsageCounter(around.coordinator, self._clock())
+        self._counting = Counting(
+            shard, fenced, self._keeping, refused, lambda: usage.shown(self._clock())
+        )
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,
@@ -95,6 +99,7 @@ class ShardWorker(Actor):
             again=self.put,
             stats=self._counting.stats,
             refused=refused,
+            usage=usage,
         )
         #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
         self.turn = asyncio.Lock()

@@ -134,7 +134,7 @@ def optimize(
         pair = _exchange(places, wishes, fixed) if len(moves) + 2 <= moves_max else None
         if pair is None:
             break
-        # The one that goes back first: nobody has too much in between.
+        # One after the other: in between one of the two has both.
         (shard, to), back = pair
         source = places.at[shard]
         moves.append(places.move(back, source))

@@ -99,7 +99,8 @@ class Rebalancer:
         """Who lives now; to be called whenever that may have changed."""
         members = [(name, beat.instance, beat.draining) for name, beat in sorted(live.items())]
         if members != self._members:
-            self._members, self._same_since, self._over_since = members, now, None
+            self._members, self._same_since = members, now
+            self._end()
 
     def is_steady(self, now: float) -> bool:
         """Whether nobody has come or gone lately, or is about to."""
@@ -111,6 +112,8 @@ class Rebalancer:
         self.observe(live, now)
         if not self.is_steady(now) or now < self._not_before or len(live) < 2:
             return None
+        if not all(beat.map_version for beat in live.values()):
+            return None  # one of an earlier version does not say what it has to do
         owners = {shard: name for name, beat in live.items() for shard in beat.owns}
         if len(owners) < shard_count or len(owners) < sum(len(b.owns) for b in live.values()):
             self._over_since = None  # shards are on their way
@@ -152,10 +155,10 @@ class Rebalancer:
             if brought >= (expected.before - expected.after) / 2:
                 self._pause_s = PAUSE_S
             else:
+                # Half of the longer pause is over.
                 self._pause_s = min(2 * self._pause_s, PAUSE_LONGEST_S)
-                self._not_before = now + self._pause_s - PAUSE_S
-                if now < self._not_before:
-                    return False
+                self._not_before = now + self._pause_s / 2
+                return False
         if self.active:
             if over <= self._threshold / 2:
                 self._end()
