@@ -34,6 +34,9 @@ MOVES_MAX = 4
 #: A round that is to lessen the most loaded one's load by less than this is not worth it.
 GAIN_MIN = 0.02
 
+#: Sums of parts are as exact as that.
+EXACT = 1e-9
+
 #: Of the load, the part that goes by each of: ready items, operations, processor time.  The
 #: rest goes by the number of shards, and so does a part of which there is too little in the
 #: whole swarm to be told from noise.
@@ -128,7 +131,7 @@ class Rebalancer:
             for shard in map(int, beat.standby)
             if stands_by(beat, shard)
         ]
-        goal, resting = self._threshold / 2, self._resting(now)
+        goal, resting = self._threshold / 2 + EXACT, self._resting(now)
         found = plan(owners, load, live, goal, self._moves_max, resting, set(standing))
         if not found.moves or found.before - found.after < GAIN_MIN:
             # It cannot be made more even, as shards are what they are.
@@ -160,10 +163,10 @@ class Rebalancer:
                 self._not_before = now + self._pause_s / 2
                 return False
         if self.active:
-            if over <= self._threshold / 2:
+            if over <= self._threshold / 2 + EXACT:
                 self._end()
             return self.active
-        if over <= self._threshold:
+        if over <= self._threshold + EXACT:
             self._over_since = None
             return False
         if self._over_since is None:
