@@ -14,6 +14,9 @@ from swarm.messages import Heartbeat, ShardSubmit, Stats, Usage
 #: Counts are of the window that runs and the one before it.
 WINDOW_S = 150.0
 
+#: Requests that are nobody's work; there are always some.
+_NOBODYS = frozenset((Heartbeat, Stats))
+
 
 class _Window(Struct):
     began: float
@@ -37,8 +40,8 @@ class UsageCounter:
 
     def asked(self, body: object, remote: bool) -> None:
         """A request; `remote`: it came to the shard's subject, not from our coordinator."""
-        if isinstance(body, Heartbeat | Stats):
-            return  # nobody's work, and there is always some
+        if type(body) in _NOBODYS:
+            return
         count = len(body.items) if isinstance(body, ShardSubmit) else 1
         self.operations += count
         if remote:
