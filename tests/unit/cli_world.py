@@ -60,10 +60,10 @@ class InMemory:
         await router.start()
         for coordinator in coordinators:
             await coordinator.start()
-        other = Swarm(world.connect("other", node="other"))
+        other, wanted = Swarm(world.connect("other", node="other")), settings.shard_count
         async with asyncio.timeout(DEADLINE_S):
             # Nothing tells us when shards open but the coordinators themselves.
-            while sum(len(one.owned) for one in coordinators) < settings.shard_count:  # noqa: ASYNC110
+            while sum(len(one.owned) for one in coordinators) < wanted:  # noqa: ASYNC110
                 await asyncio.sleep(settings.beat_s)
             if self.prepare is not None:
                 await self.prepare(other)
