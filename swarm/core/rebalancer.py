@@ -178,9 +178,7 @@ class Rebalancer:
         self.active, self._over_since = False, None
 
     def _resting(self, now: float) -> list[int]:
-        self._moved_at = {
-            shard: at for shard, at in self._moved_at.items() if now - at < REST_S
-        }
+        self._moved_at = {shard: at for shard, at in self._moved_at.items() if now - at < REST_S}
         return list(self._moved_at)
 
 

@@ -413,9 +413,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Controlled": (m.Controlled(COMMAND, "rules", "lisa"), CONTROLLED),
     "Stated": (
         m.Stated(),
-        m.Stated(
-            FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}, [(DONE_AT, CONTROLLED)], 1, ROUND
-        ),
+        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], {"rules": 1}, [(DONE_AT, CONTROLLED)], 1, ROUND),
     ),
     # the log
     "Opened": (m.Opened("coordinator-1"), m.Opened("coordinator-1")),

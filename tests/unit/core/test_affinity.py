@@ -88,9 +88,7 @@ def test_every_plan_helps_and_keeps_the_bound(
 ) -> None:
     names = ["c1", "c2", "c3"]
     owners = {shard: names[place] for shard, place in enumerate(places)}
-    assigned = {
-        shard: dict(zip(names, counts[shard], strict=True)) for shard in range(len(places))
-    }
+    assigned = {shard: dict(zip(names, counts[shard], strict=True)) for shard in range(len(places))}
     load = equal(len(places))
     plan = optimize(owners, assigned, load, names, slack, moves_max)
     assert len(plan.moves) <= moves_max

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -175,7 +176,7 @@ def test_rounds_that_bring_nothing_become_rare() -> None:
     place = Place(all_at_c1(), "c1", "c2")
     place.moving = False
     place.run(4000.0)
-    gaps = [b - a for (a, _), (b, _) in zip(place.rounds, place.rounds[1:], strict=False)]
+    gaps = [b - a for (a, _), (b, _) in pairwise(place.rounds)]
     assert gaps == sorted(gaps)
     assert gaps[0] >= 2 * PAUSE_S
     assert gaps[-1] == pytest.approx(PAUSE_LONGEST_S, abs=2 * STEP_S)
@@ -340,6 +341,6 @@ def test_rounds_end_and_help(places: list[int], ready: list[int], rates: list[fl
     assert len(place.rounds) <= rounds + 1, "a load that stays as it is comes to rest"
     assert all(len(found.moves) <= MOVES_MAX for _, found in place.rounds)
     times = [at for at, _ in place.rounds]
-    assert all(b - a >= PAUSE_S for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a >= PAUSE_S for a, b in pairwise(times))
     again = Counter(move.shard for move in place.moves())
     assert max(again.values(), default=0) <= 3, "no shard wanders"
