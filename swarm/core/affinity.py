@@ -156,7 +156,8 @@ def _exchange(
                 continue
             more = places.load[shard] - places.load[back]
             whole = gain + places.gain(back, source)
-            seen = sum(places.assigned[shard].values())
+            # It pauses both, so it must be worth it for both.
+            seen = sum(sum(places.assigned.get(one, {}).values()) for one in (shard, back))
             enough = whole >= GAIN_MIN * seen and (best is None or whole > best[0])
             if enough and places.fits({to: more, source: -more}):
                 best = (whole, (shard, to), back)

@@ -38,6 +38,15 @@ def test_two_are_exchanged_where_one_would_be_too_much() -> None:
     assert plan.load_after == pytest.approx(1.0)
 
 
+def test_an_exchange_that_brings_little_is_none() -> None:
+    owners = {0: "c1", 1: "c2"}
+    # One gains 119, the other loses 100: a tenth of both would be 21.9.
+    assigned = {0: by(c2=119), 1: by(c2=100)}
+    assert optimize(owners, assigned, equal(2), ["c1", "c2"], 0.2, 8).moves == []
+    assigned = {0: by(c2=130), 1: by(c2=100)}
+    assert len(optimize(owners, assigned, equal(2), ["c1", "c2"], 0.2, 8).moves) == 2
+
+
 def test_no_exchange_begins_that_the_number_of_moves_does_not_allow() -> None:
     owners = {0: "c1", 1: "c2"}
     assigned = {0: by(c2=100), 1: by(c1=100)}
