@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import nats
 
 from bench import long_runs, machine
 from bench.child import Failed
@@ -162,17 +161,15 @@ async def _load(
         int(plan.items * WARM),
         pids=pids,
     )
-    client = await nats.connect(server.url)
     watching = asyncio.create_task(watch.run())
     try:
-        measured = await run_load("bench.ours", job, client, directory, RUN_S)
+        measured = await run_load("bench.ours", job, directory, RUN_S)
         await nodes.pause(LOOK_S)
         watch.look()
         return measured
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        await client.close()
 
 
 async def _network(data_dir: Path) -> int:

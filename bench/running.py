@@ -84,10 +84,7 @@ class Env:
             warm=int(items * WARM),
         )
         probe_ms = machine.probe_ms()
-        client = self.clients[server]
-        measured = await run_session(
-            system, job, self.servers[server].pid, client, self.directory, load
-        )
+        measured = await run_session(system, job, self.servers[server].pid, self.directory, load)
         await self.forget(server, job.prefix)
         session = session_of(
             number, system.name, name or workload.name, items, measured, probe_ms, server

@@ -75,8 +75,7 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
             int(items * WARM),
             pids=pids,
         )
-        client = env.clients[SYNC]
-        measured = await run_load("bench.ours", job, client, env.directory, SESSION_S)
+        measured = await run_load("bench.ours", job, env.directory, SESSION_S)
     await env.forget(SYNC, prefix)
     by_role = measured.cpu_s
     ours = sum(seconds for role, seconds in by_role.items() if role in roles)

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
-from nats.aio.client import Client
+import nats
 
 from bench.child import Failed, go_subject
 from bench.plan import PLAIN, SESSION_S, Job, Measured, System
+from swarm.hosting.process import cancelled
 
 ROOT = Path(__file__).resolve().parent.parent
 #: A process that was told to stop is killed after this long.
 STOP_S = 10.0
 READY_S = 30.0
 ERROR_LINES = 15
+GO_AGAIN_S = 1.0
 
 
 class Process:
@@ -86,7 +88,6 @@ async def run_session(
     system: System,
     job: Job,
     server_pid: int,
-    client: Client,
     log_dir: Path,
     load: str = "",
     wait_s: float = SESSION_S,
@@ -98,11 +99,11 @@ async def run_session(
     pids = {"nats": server_pid}
     if system == PLAIN:
         job = msgspec.structs.replace(job, pids=pids)
-        return await run_load(load or system.module, job, client, log_dir, wait_s)
+        return await run_load(load or system.module, job, log_dir, wait_s)
     process = await Process.start(system.module, "system", job, log_dir)
     try:
         job = msgspec.structs.replace(job, pids=pids | {"system": process.pid})
-        return await run_load(load or system.module, job, client, log_dir, wait_s, [process])
+        return await run_load(load or system.module, job, log_dir, wait_s, [process])
     finally:
         await process.stop()
 
@@ -110,7 +111,6 @@ async def run_session(
 async def run_load(
     module: str,
     job: Job,
-    client: Client,
     log_dir: Path,
     wait_s: float = SESSION_S,
     system: Sequence[Process] = (),
@@ -119,10 +119,27 @@ async def run_load(
     process = await Process.start(module, "load", job, log_dir)
     try:
         await ready([*system, process])
-        await client.publish(go_subject(job), b"")
-        return msgspec.json.decode(await process.line(wait_s), type=Measured)
+        going = asyncio.create_task(_say_go(job))
+        try:
+            return msgspec.json.decode(await process.line(wait_s), type=Measured)
+        finally:
+            await cancelled(going)
     finally:
         await process.stop()
+
+
+async def _say_go(job: Job) -> None:
+    """Tell the load to begin, until cancelled: more than once, over a connection of its own.
+
+    Now and then the only one did not arrive, with a client that had had other things to do.
+    """
+    client = await nats.connect(job.url)
+    try:
+        while True:
+            await client.publish(go_subject(job), b"")
+            await asyncio.sleep(GO_AGAIN_S)
+    finally:
+        await client.close()
 
 
 async def ready(processes: list[Process]) -> None:

@@ -281,15 +281,15 @@ class ShardWorker(Actor):
                 await asyncio.wait([append])
             # Whoever stops us does not want to know how it ended.
             _ = append.cancelled() or append.exception()
+        # What is durable is said before anything else, so that others can begin with it.
+        await self._around.send.all(ready)
+        if ready:
+            await let_out()
         self._account(batch, answers, started)
         self._counting.walk(len(batch.events), ticked=ticked)
-        await self._around.send.all(ready)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
-        more = bool(self._mailbox) or bool(self._deciding.wanted())
-        if more:
-            await let_out()
-        return more
+        return bool(self._mailbox) or bool(self._deciding.wanted())
 
     def _has_work(self) -> bool:
         """Whether a round has anything to decide: others may have taken what woke us up."""

@@ -52,6 +52,9 @@ PING_INTERVAL_S = 3
 VERSION_MIN = (2, 11)
 
 
+#: How addresses begin to which nats-py has another transport.
+WEBSOCKET = ("ws://", "wss://")
+
 #: Subjects whose lines are remembered: an agent's is the same for each item.
 BEGINS_MAX = 8192
 
@@ -82,7 +85,6 @@ class NatsClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps = MessageParser(self)
-        self._transport = JoiningTransport()  # type: ignore[no-untyped-call]
         #: Done once the connection is of no more use.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: The last thing that went wrong.
@@ -296,6 +298,8 @@ class Target:
         return client
 
     async def _connect(self, client: NatsClient, timeout_s: float) -> None:
+        if not self.urls[0].startswith(WEBSOCKET):
+            client._transport = JoiningTransport()  # type: ignore[no-untyped-call]
         await client.connect(
             self.urls,
             name=self.name or self.sender,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
@@ -126,6 +127,37 @@ async def test_a_restart_under_subscribers_and_followers(
     found = await bus.read(LOG, 1, 100)
     assert [(entry.seq, entry.data) for entry in found] == [(e.seq, e.data) for e in entries.all]
     await other.close()
+
+
+def websocket_of(directory: Path) -> str:
+    """The address that the server has written down."""
+    (ports,) = directory.glob("*.ports")
+    found: dict[str, list[str]] = msgspec.json.decode(ports.read_bytes())
+    return found["websocket"][0]
+
+
+# nats-py's own use of aiohttp.
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
+async def test_over_a_websocket(nats_binary: str, tmp_path: Path) -> None:
+    config = f"""
+        jetstream {{ store_dir: "{tmp_path}/data" }}
+        websocket {{ listen: "127.0.0.1:-1", no_tls: true }}
+    """
+    async with server_with(nats_binary, tmp_path, config) as address:
+        url = websocket_of(tmp_path)
+        here, there = await connect(url, "a", prefix="x"), await connect(address, "b", prefix="x")
+        seen: Seen[Message] = Seen()
+        await there.subscribe("x.*", seen)
+        await here.create_log(LOG)
+        large = b"y" * 300_000
+        for seq, data in enumerate((b"1", large, b"3")):
+            await here.publish(f"x.{seq}", data)
+            assert await here.append(LOG, data, seq, TIMEOUT_S) == seq + 1
+        await seen.count(3)
+        assert [message.data for message in seen.all] == [b"1", large, b"3"]
+        assert [entry.data for entry in await here.read(LOG, 1, 10)] == [b"1", large, b"3"]
+        await here.close()
+        await there.close()
 
 
 async def test_what_is_published_while_down_arrives_in_order(
