@@ -55,7 +55,7 @@ class InMemory:
         router = Router(world.connect("router", node="node"), settings, map_)
         coordinators = [
             Coordinator(world.connect(name, node="node"), settings, name, map_)
-            for name in settings.coordinator_names
+            for name in settings.coordinator_names[: settings.parallel_workers]
         ]
         await router.start()
         for coordinator in coordinators:
