@@ -135,6 +135,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     sync_interval_ms: int = 5000
     #: What picks between two that disagree and are equal: one of `CONFLICT_RESOLUTIONS`.
     conflict_resolution: str = "timestamp"
+    #: Whether the leader moves shards by itself, and how much more than an even part of the
+    #: load a coordinator may have until it does.
+    auto_rebalance_enabled: bool = False
+    rebalance_threshold: float = 0.2
     #: NATS servers that keep each log.
     replicas: int = 1
     #: Of ``/health`` and ``/ready``; 0 = any free one.
@@ -235,6 +239,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sync_enabled", "COORDINATOR_SYNC_ENABLED", Switch()),
     Setting("sync_interval_ms", "COORDINATOR_SYNC_INTERVAL", Whole(50, 3_600_000)),
     Setting("conflict_resolution", "CONFLICT_RESOLUTION", Choice(CONFLICT_RESOLUTIONS)),
+    Setting("auto_rebalance_enabled", "AUTO_REBALANCE_ENABLED", Switch()),
+    Setting("rebalance_threshold", "REBALANCE_THRESHOLD", Part(0.05, 5)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
     Setting("http_api", "HTTP_API", Switch()),

@@ -14,12 +14,18 @@ from dataclasses import dataclass, field
 from swarm.core.ids import uuid7
 
 
+def no_cpu() -> float:
+    """Where several processes are simulated in one, each uses no processor time."""
+    return 0.0
+
+
 @dataclass(slots=True)
 class Runtime:
-    """Wall clock (seconds since the epoch) and a random generator."""
+    """Wall clock (seconds since the epoch), a random generator, processor seconds used so far."""
 
     wall: Callable[[], float] = time.time
     rng: random.Random = field(default_factory=random.SystemRandom)
+    cpu: Callable[[], float] = time.process_time
 
     def new_id(self) -> str:
         """A fresh command id (UUIDv7)."""

@@ -22,6 +22,7 @@ from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
 from swarm.actors.leaving import Leaving
 from swarm.actors.lending import SEEK_S, Lending
+from swarm.actors.measuring import Measuring
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
 from swarm.actors.requests import decode_body
@@ -90,6 +91,7 @@ class Coordinator(Actor):
         self.cluster = ClusterCopy(bus, shard_map, self._cluster_changed)
         self.leader = Leader(around, self.cluster, self._mailbox.wake)
         self._shards = Ownership(around, shard_map, self._presence.live)
+        self._measuring = Measuring(self._runtime, self._shards, self.leader)
         self._lending = Lending(around, self._shards, self._say)
         self._intake = Intake(
             around,
@@ -356,7 +358,7 @@ class Coordinator(Actor):
         await self._say.flush()
 
     def _describe(self) -> Beat:
-        return Beat(
+        beat = Beat(
             self.name,
             self._instance,
             FORMAT,
@@ -377,6 +379,7 @@ class Coordinator(Actor):
             routed=self._intake.routers.shown(self._clock()),
             http=self.http,
         )
+        return self._measuring.fill(beat)
 
     def _look_around(self) -> None:
         now = self._clock()

@@ -6,13 +6,15 @@ the log has it: a shard with a million items is never stopped for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from swarm.actors.keeping import Keeping
 from swarm.bus.log import FencedLog
 from swarm.core import read
 from swarm.core.shard import Shard
-from swarm.messages import ShardStats
+from swarm.messages import ShardStats, Usage
 
 log = structlog.get_logger()
 
@@ -25,15 +27,24 @@ AT_ONCE_MAX = 20_000
 
 
 class Counting:
-    """One shard's counts.  `refused`: commands by error code, kept by somebody else."""
+    """One shard's counts.
+
+    `refused`: commands by error code; `usage`: who uses it; both are counted by others.
+    """
 
     def __init__(
-        self, shard: Shard, fenced: FencedLog, keeping: Keeping, refused: dict[str, int]
+        self,
+        shard: Shard,
+        fenced: FencedLog,
+        keeping: Keeping,
+        refused: dict[str, int],
+        usage: Callable[[], Usage],
     ) -> None:
         self._shard = shard
         self._fenced = fenced
         self._keeping = keeping
         self._refused = refused
+        self._usage = usage
         #: As of the last durable batch, or a moment before: for whoever looks on.
         self.shown = self._tell()
 
@@ -72,4 +83,5 @@ class Counting:
         stats.refused = dict(self._refused)
         stats.first_seq = self._keeping.first_seq
         stats.log_bytes = self._keeping.pace.log_bytes
+        stats.usage = self._usage()
         return stats

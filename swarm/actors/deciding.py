@@ -15,6 +15,7 @@ from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
+from swarm.core.usage import UsageCounter
 from swarm.core.work import view
 from swarm.errors import NotInMemory, Refusal
 from swarm.messages import (
@@ -75,11 +76,15 @@ class Deciding:
     stats: Callable[[], ShardStats]
     #: Commands refused, by error code.
     refused: dict[str, int]
+    #: Who uses the shard.
+    usage: UsageCounter
 
     def take(self, request: Request, batch: decide.Batch, answers: Answers) -> None:
         """Decide one request; whatever is wrong with it is its answer."""
         try:
+            remote = isinstance(request.body, bytes)
             body = decode(request)
+            self.usage.asked(body, remote)
             self._decide(request, body, batch, answers)
         except NotInMemory as archived:
             self.thaw(archived.number, request)
@@ -109,6 +114,7 @@ class Deciding:
             case Claim():
                 self.look_after_time(batch, answers)
                 answers.reply(request.reply, decide.claim(shard, body, sender, batch))
+                self.usage.claimed()
             case Renew():
                 ack = decide.renew(shard, body, sender)
                 self.leases.renew(parse_item_id(body.work_item_id)[1], self.clock())
@@ -159,6 +165,7 @@ class Deciding:
             if slots is not None:
                 taken = decide.take(shard, number, slots.agent, slots.session, batch)
                 answers.assign(slots.agent, slots.session, taken)
+                self.usage.assigned(slots.lender, slots.session)
                 bytes_left -= EVENT_BYTES
             if slots is None or not ready[work_type] or not pool.has_free(work_type):
                 wanted = self.wanted()

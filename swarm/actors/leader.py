@@ -22,6 +22,7 @@ from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import error_reply
 from swarm.actors.cluster_copy import MAP_KEY, RULES_KEY, ClusterCopy, store_copy
 from swarm.actors.opening import CLUSTER_KEY, Opening
+from swarm.actors.rebalancing import Rebalancing
 from swarm.actors.requests import decode_body
 from swarm.actors.sending import unsubscribe
 from swarm.actors.surroundings import Surroundings
@@ -34,7 +35,7 @@ from swarm.core.edits import CONFLICT_BYTES, Asked, in_turn
 from swarm.core.envelope import CLUSTER_LOG
 from swarm.core.placement import leads_next
 from swarm.errors import BusError, Deposed, Refusal, SwarmError, Undecodable
-from swarm.messages import Beat, Conflict, Look, Resize, SetRules, TellConflict
+from swarm.messages import Beat, Conflict, Look, Resize, Round, SetRules, TellConflict
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
@@ -91,6 +92,11 @@ class Leader(Actor):
         self._opening: asyncio.Task[None] | None = None
         self._fenced: FencedLog | None = None
         self._cluster = Cluster()
+        self._rebalancing = Rebalancing(around, self._note)
+        #: Rounds of rebalancing that are not in the log yet.
+        self._rounds: list[Round] = []
+        #: The latest one in the log of which it is known here.
+        self.round = Round()
         self._live: dict[str, Beat] = {}
         self._not_before = float("-inf")
         self._pause_s = REOPEN_S
@@ -130,6 +136,8 @@ class Leader(Actor):
             elif draining:
                 self._later(self._fall_silent("it is about to leave"))
             else:
+                if self.epoch:
+                    self._rebalancing.look(live, self._copy.map.shard_count)
                 self._mailbox.wake()
             return
         if draining or latest or self._clock() < self._not_before:
@@ -195,9 +203,12 @@ class Leader(Actor):
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
+        await self._rebalancing.stop()
         await super().stop()
         self._fenced, self._cluster = None, Cluster()
         self._mailbox.clear()
+        self._rounds.clear()
+        self.round = Round()
         self._news()
 
     # --- serving ----------------------------------------------------------------------------
@@ -246,6 +257,8 @@ class Leader(Actor):
         batch, answers = self._new_batch(), _Answers()
         for asked in in_turn(self._read(answers), batch):
             self._take(asked, batch, answers)
+        while self._rounds:
+            core.note_round(self._rounds.pop(0), batch)
         if not batch.events and not answers:
             if core.is_long(self._cluster):
                 await self._shorten(batch)
@@ -259,6 +272,11 @@ class Leader(Actor):
             assert self._fenced is not None, "it has just appended"
             seen = _encode(self._cluster.view(self._fenced.epoch, self._fenced.position.at))
             await self._around.send.all((to, seen) for to in answers.looks)
+
+    def _note(self, done: Round) -> None:
+        """Shards were moved: into the log with it."""
+        self._rounds.append(done)
+        self._mailbox.wake()
 
     def _new_batch(self) -> ClusterBatch:
         assert self._fenced is not None, "it leads"
@@ -348,6 +366,7 @@ class Leader(Actor):
         """What is durable holds from here on; beats tell of it."""
         if self._cluster.map is not None:
             self._copy.take(self._cluster.map, self._cluster.rules)
+            self.round = self._cluster.round
         self._conflict_counts = self._cluster.counted()
 
     async def _store_copies(self) -> None:

@@ -1,11 +1,9 @@
 """The owner of one shard: collects commands, decides them, makes them durable, answers.
 
-One round: everything in the mailbox is decided against the state (`swarm.actors.deciding`),
-one entry with all events of the round is appended, and only when it is durable are its
-answers sent.  While the append is in flight nothing is decided, answered or shown; what
-arrives waits for the next round.  A round without events but with answers (reads,
-refusals, repetitions) appends an empty entry all the same: a deposed owner that does not
-know it yet must not answer from what it remembers.
+One round: all that is in the mailbox is decided against the state (`swarm.actors.deciding`), one
+entry with all events is appended, and only when it is durable are the answers sent.  Meanwhile
+nothing is decided, answered or shown.  A round with answers only (reads, refusals, repetitions)
+appends an empty entry: a deposed owner that does not know it must not answer from memory.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from swarm.core import decide
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
+from swarm.core.usage import UsageCounter
 from swarm.errors import BusError, Deposed, Refusal, Undecodable
 from swarm.messages import ShardStats
 from swarm.subjects import reply_allowed, sender_of, verb_of
@@ -82,7 +81,10 @@ class ShardWorker(Actor):
             dead_kept_s=settings.dead_retention_s,
         )
         refused: dict[str, int] = {}
-        self._counting = Counting(shard, fenced, self._keeping, refused)
+        usage = UsageCounter(around.coordinator, self._clock())
+        self._counting = Counting(
+            shard, fenced, self._keeping, refused, lambda: usage.shown(self._clock())
+        )
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,
@@ -95,6 +97,7 @@ class ShardWorker(Actor):
             again=self.put,
             stats=self._counting.stats,
             refused=refused,
+            usage=usage,
         )
         #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
         self.turn = asyncio.Lock()
@@ -274,8 +277,7 @@ class ShardWorker(Actor):
             if not append.done():
                 append.cancel()
                 await asyncio.wait([append])
-            # Whoever stops us does not want to know how it ended.
-            _ = append.cancelled() or append.exception()
+            _ = append.cancelled() or append.exception()  # whoever stops us need not know
         # What is durable is said before anything else, so that others can begin with it.
         await self._around.send.all(ready)
         if ready:

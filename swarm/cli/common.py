@@ -87,6 +87,17 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def part(text: str) -> float:
+    """A part of something, 0 to 10."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write one from 0 to 10, like 0.1")
+    return value
+
+
 def label(text: str) -> tuple[str, str]:
     """``name=value``."""
     name, equals, value = text.partition("=")

@@ -6,16 +6,17 @@ import argparse
 import asyncio
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli import common
+from swarm.cli import common, placing
 from swarm.cli.main import DONE, FAILED
 from swarm.core import rebalance
 from swarm.core.sharding import accepting, hot_shards
 from swarm.errors import NoAnswer, Refusal
-from swarm.messages import ENDED, PRIORITIES, Description, ShardMap, ShardStats
+from swarm.messages import PRIORITIES, Description, Round, ShardMap, ShardStats
 
 if TYPE_CHECKING:
     from swarm.sdk.client import Swarm
@@ -27,6 +28,8 @@ HOT = 2.0
 THRESHOLD = 0.1
 MOVES_MAX = 8
 WATCH_S = 2.0
+#: How long `swarm shards` waits for the leader, which it can do without.
+ASK_LEADER_S = 2.0
 
 #: Part of the keys that get another shard, from so many to so many.
 _MOVING: dict[str, Callable[[int, int], float]] = {
@@ -51,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         help=f"show it again every TIME (default: {WATCH_S:g}s), until interrupted",
     )
     common.add_connection(parser)
-    verbs = parser.add_subparsers(dest="verb", metavar="resize|rebalance")
+    verbs = parser.add_subparsers(dest="verb", metavar="resize|rebalance|access|optimize")
     resize = verbs.add_parser(
         "resize",
         help="spread new items over so many shards from here on",
@@ -77,22 +80,27 @@ def add_parser(subparsers: Any) -> None:
         "items.  Exit 1 if a shard could not be moved.",
         argument_default=argparse.SUPPRESS,
     )
-    _add_dry_run(rebalance_)
+    _add_moving(rebalance_, MOVES_MAX)
     rebalance_.add_argument(
         "--threshold",
-        type=_part,
+        type=common.part,
         default=THRESHOLD,
         metavar="PART",
         help=f"leave a coordinator with so much over its even part (default: {THRESHOLD:g})",
     )
-    rebalance_.add_argument(
+    common.add_connection(rebalance_)
+    placing.add_verbs(verbs, _add_moving)
+
+
+def _add_moving(parser: argparse.ArgumentParser, moves_max: int) -> None:
+    _add_dry_run(parser)
+    parser.add_argument(
         "--moves",
         type=common.whole(1),
-        default=MOVES_MAX,
+        default=moves_max,
         metavar="N",
-        help=f"move at most so many shards (default: {MOVES_MAX})",
+        help=f"move at most so many shards (default: {moves_max})",
     )
-    common.add_connection(rebalance_)
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:
@@ -100,23 +108,12 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", default=False, help=text)
 
 
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write one from 0 to 10, like 0.1")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Do what was chosen."""
     if args.verb == "resize":
         return common.run_async(_resize(args))
-    if args.verb == "rebalance":
-        return common.run_async(_rebalance(args))
-    return common.run_async(_show(args))
+    verbs = {"rebalance": _rebalance, "access": placing.access, "optimize": placing.optimize}
+    return common.run_async(verbs.get(args.verb, _show)(args))
 
 
 # --- looking --------------------------------------------------------------------------------
@@ -141,7 +138,7 @@ async def _show(args: argparse.Namespace) -> int:
     async with common.connect(args) as swarm:
         while True:
             described, rows = await _look(swarm, args.timeout)
-            _print(args, described, rows)
+            _print(args, described, rows, await _last_round(swarm, described))
             common.flush()
             if args.watch is None:
                 return FAILED if any(row.state == "no answer" for row in rows) else DONE
@@ -158,7 +155,7 @@ async def _look(swarm: Swarm, timeout_s: float) -> tuple[Description, list[Row]]
         if not isinstance(stats, ShardStats):
             rows.append(Row(shard, "", "no answer"))
             continue
-        left = sum(count for status, count in stats.counts.items() if status not in ENDED)
+        left = placing.unfinished(stats)
         state = "open"
         if shard >= accepting(described.map):
             state = "draining" if left else "drained"
@@ -168,14 +165,25 @@ async def _look(swarm: Swarm, timeout_s: float) -> tuple[Description, list[Row]]
     return described, rows
 
 
-def _print(args: argparse.Namespace, described: Description, rows: list[Row]) -> None:
+async def _last_round(swarm: Swarm, described: Description) -> Round | None:
+    """The latest round of rebalancing, if there was any and the leader answers."""
+    if not any(beat.leads and beat.rounds for beat in described.coordinators):
+        return None
+    try:
+        return (await swarm.cluster(timeout_s=ASK_LEADER_S)).round
+    except (NoAnswer, Refusal):
+        return None  # it is being replaced; shards are shown all the same
+
+
+def _print(
+    args: argparse.Namespace, described: Description, rows: list[Row], last: Round | None
+) -> None:
     map_ = described.map
     hottest = max(rows, key=lambda row: row.load)
     warning = hot_shards(map_.shard_key, map_.shard_distribution, accepting(map_))
     if args.json:
-        common.print_json(
-            {"map": map_, "shards": rows, "hottest": hottest.load, "warning": warning}
-        )
+        shown = {"map": map_, "shards": rows, "hottest": hottest.load, "warning": warning}
+        common.print_json({**shown, "last_round": last})
         return
     from rich.table import Table
 
@@ -191,6 +199,8 @@ def _print(args: argparse.Namespace, described: Description, rows: list[Row]) ->
         f"{map_.shard_key} ({map_.shard_distribution})"
     )
     console.print(table)
+    if last is not None:
+        _print_round(last)
     if hottest.load >= HOT:
         common.note(
             f"swarm: shard {hottest.shard} got {hottest.load:.1f} times its even part; few keys, "
@@ -198,6 +208,18 @@ def _print(args: argparse.Namespace, described: Description, rows: list[Row]) ->
         )
     if warning:
         common.note(f"swarm: {warning}")
+
+
+def _print_round(last: Round) -> None:
+    console = common.console()
+    at = datetime.fromtimestamp(last.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    console.print(
+        f"last round of rebalancing ({last.number}, {at}): {last.why}; planned {last.after:g}"
+    )
+    for move in last.moves:
+        console.print(f"  shard {move.shard}: {move.source} -> {move.to}")
+    if last.failed:
+        console.print(f"  no more than that: {last.failed}")
 
 
 # --- more shards, or fewer --------------------------------------------------------------------
@@ -251,34 +273,20 @@ def _resize_plan(before: ShardMap, wanted: int) -> dict[str, Any]:
 
 
 async def _rebalance(args: argparse.Namespace) -> int:
-    failed: list[str] = []
     async with common.connect(args) as swarm:
-        described, rows = await _look(swarm, args.timeout)
-        members = [beat.coordinator for beat in described.coordinators if not beat.draining]
-        owners = {row.shard: row.owner for row in rows if row.owner}
-        if not members or len(owners) < described.map.shard_count:
-            raise Refusal(
-                "unavailable",
-                "some shards have no owner: nothing is moved while they are taken over",
-                retry=True,
-            )
-        load = rebalance.loads({row.shard: row.unfinished for row in rows})
-        plan = rebalance.plan(owners, load, members, args.threshold, args.moves)
+        described, found = await placing.find_owners(swarm, args.timeout)
+        plan = rebalance.plan(
+            {shard: stats.coordinator for shard, stats in found.items()},
+            rebalance.loads({shard: placing.unfinished(stats) for shard, stats in found.items()}),
+            [beat.coordinator for beat in described.coordinators if not beat.draining],
+            args.threshold,
+            args.moves,
+        )
         if not args.json:
             _print_plan(plan)
-        for move in () if args.dry_run else plan.moves:
-            try:
-                await swarm.move(move.shard, move.source, move.to, timeout_s=args.timeout)
-            except (Refusal, NoAnswer) as error:
-                failed.append(f"shard {move.shard} stays at {move.source}: {error}")
-                break  # the plan is not that of this swarm any more
-    if args.json:
-        common.print_json({"plan": plan, "done": not args.dry_run, "failed": failed})
-    elif args.dry_run and plan.moves:
-        common.note("nothing was done; without --dry-run it is")
-    for line in failed:
-        common.note(f"swarm: {line}; look again")
-    return FAILED if failed else DONE
+        moves = [] if args.dry_run else plan.moves
+        failed = await placing.carry_out(swarm, moves, args.timeout)
+    return placing.finish(args, plan, failed)
 
 
 def _print_plan(plan: rebalance.Plan) -> None:

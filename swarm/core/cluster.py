@@ -35,7 +35,9 @@ from swarm.messages import (
     EarlierMap,
     MapChanged,
     Opened,
+    Rebalanced,
     Resize,
+    Round,
     RoutingRules,
     RulesSet,
     SetRules,
@@ -85,6 +87,8 @@ class Cluster:
         self.commands: dict[str, tuple[float, Controlled]] = {}
         #: The newest command that was ever forgotten, by the time in its id.
         self.horizon = -1
+        #: The latest round of rebalancing.
+        self.round = Round()
 
     def apply(self, event: ClusterEvent, now: float, nonce: str) -> None:
         """Fold one event of entry `seq`, with the entry's `now` and owner nonce."""
@@ -111,6 +115,10 @@ class Cluster:
         counts = self.conflict_counts.setdefault(told.kind, {})
         counts[told.policy] = counts.get(told.policy, 0) + told.count
 
+    def _rebalanced(self, event: Rebalanced) -> None:
+        assert event.round.number == self.round.number + 1, "one after the other"
+        self.round = event.round
+
     def _controlled(self, event: Controlled) -> None:
         assert event.command_id not in self.commands, "carried out twice"
         self.commands[event.command_id] = (self.now, event)
@@ -128,7 +136,7 @@ class Cluster:
             counts = event.conflict_counts
             self.conflict_counts = {kind: dict(counts[kind]) for kind in counts}
             self.commands = {said.command_id: (at, said) for at, said in event.commands}
-            self.horizon = event.horizon
+            self.horizon, self.round = event.horizon, event.round
         assert self.map == event.map, "the map is as it was stated"
         assert list(self.commands) == [said.command_id for _, said in event.commands], "commands"
         self.stated_at = self.seq
@@ -144,6 +152,7 @@ class Cluster:
             self.rules,
             list(self.conflicts),
             self.counted(),
+            self.round,
         )
 
     def counted(self) -> dict[str, dict[str, int]]:
@@ -158,6 +167,7 @@ _APPLY: dict[type[ClusterEvent], Callable[[Cluster, Any], None]] = {
     ConflictNoted: Cluster._conflict_noted,
     Controlled: Cluster._controlled,
     Stated: Cluster._stated,
+    Rebalanced: Cluster._rebalanced,
 }
 
 
@@ -272,8 +282,17 @@ def restate(out: ClusterBatch) -> None:
             cluster.counted(),
             list(cluster.commands.values()),
             cluster.horizon,
+            cluster.round,
         )
     )
+
+
+def note_round(done: Round, out: ClusterBatch) -> None:
+    """The leader has moved shards: keep what, and why."""
+    assert done.moves or done.failed, "something was tried"
+    before = out.cluster.round
+    moved = before.moved + len(done.moves)
+    out.add(Rebalanced(structs.replace(done, number=before.number + 1, at=out.now, moved=moved)))
 
 
 def is_long(cluster: Cluster) -> bool:

@@ -52,12 +52,16 @@ def plan(
     members: Collection[str],
     threshold: float,
     moves_max: int,
+    resting: Collection[int] = (),
+    standing: Collection[tuple[int, str]] = (),
 ) -> Plan:
     """Moves among `members` until nobody has over `threshold` more than an even part.
 
     Each takes the shard that leaves the two of them closest, from who has most to who has
     least.  Nobody gets a shard whom it would make the most loaded.  Shards of others than
-    `members` are left where they are, and count for nobody.
+    `members` are left where they are, and count for nobody; those that are `resting` stay,
+    too.  A shard for which the receiver stands by, as in `standing`, is taken before one that
+    is not much better.
     """
     assert members, "somebody must be there to own shards"
     assert threshold >= 0, "an even part is enough"
@@ -73,12 +77,20 @@ def plan(
     while len(moves) < moves_max:
         most, least = max(has, key=has.__getitem__), min(has, key=has.__getitem__)
         gap = has[most] - has[least]
-        mine = [shard for shard, owner in at.items() if owner == most and shard not in moved]
+        free = (shard for shard in at if shard not in moved and shard not in resting)
+        mine = [shard for shard in free if at[shard] == most]
         # A move must leave both below what the most loaded one has now.
         useful = [shard for shard in sorted(mine) if 0 < load[shard] < gap * (1 - 1e-9)]
         if has[most] <= even * (1 + threshold) or not useful:
             break
-        shard = min(useful, key=lambda one: abs(gap - 2 * load[one]))
+        # How far it leaves the two apart; its own load more if its log must be read first.
+        shard = min(
+            useful,
+            key=lambda one: (
+                abs(gap - 2 * load[one])
+                + (load[one] if standing and (one, least) not in standing else 0.0)
+            ),
+        )
         at[shard] = least
         has[most] -= load[shard]
         has[least] += load[shard]

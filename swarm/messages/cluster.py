@@ -78,6 +78,31 @@ class Conflict(Struct, omit_defaults=True, frozen=True):
     count: int = 1
 
 
+class ShardMove(Struct, omit_defaults=True, frozen=True):
+    """A shard that was handed over."""
+
+    shard: int
+    source: str
+    to: str
+
+
+class Round(Struct, omit_defaults=True, frozen=True):
+    """A round of rebalancing: what the leader moved by itself, and why."""
+
+    #: Counts the rounds of the swarm; 0: there was none.
+    number: int = 0
+    at: float = 0.0
+    why: str = ""
+    moves: list[ShardMove] = []
+    #: Why it moved no more than that, if it was to.
+    failed: str = ""
+    #: The most loaded coordinator's load, 1 = an even part: before, and as planned.
+    before: float = 0.0
+    after: float = 0.0
+    #: Shards that were moved in this and all earlier rounds.
+    moved: int = 0
+
+
 # --- the cluster log ------------------------------------------------------------------------
 
 
@@ -97,6 +122,12 @@ class ConflictNoted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag=
     """Two have disagreed."""
 
     conflict: Conflict
+
+
+class Rebalanced(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="rebalanced"):
+    """The leader has moved shards."""
+
+    round: Round
 
 
 class Controlled(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="controlled"):
@@ -121,9 +152,11 @@ class Stated(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="stated
     commands: list[tuple[float, Controlled]] = []
     #: The newest command that was forgotten, milliseconds since the epoch by its id.
     horizon: int = -1
+    #: The latest round of rebalancing.
+    round: Round = Round()
 
 
-ClusterEvent = Opened | MapChanged | RulesSet | ConflictNoted | Controlled | Stated
+ClusterEvent = Opened | MapChanged | RulesSet | ConflictNoted | Controlled | Stated | Rebalanced
 
 
 class ClusterEntry(Envelope, frozen=True):
@@ -198,3 +231,5 @@ class ClusterView(Struct, omit_defaults=True):
     rules: RoutingRules
     conflicts: list[Conflict] = []
     conflict_counts: dict[str, dict[str, int]] = {}
+    #: The latest round of rebalancing.
+    round: Round = Round()

@@ -256,6 +256,25 @@ class ItemPage(Struct, omit_defaults=True):
     archived: int = 0
 
 
+class Usage(Struct, omit_defaults=True, frozen=True):
+    """How a shard was used, as its owner has counted since it opened it."""
+
+    #: Requests about single items, items submitted, and items assigned to agents.
+    operations: int = 0
+    #: What follows is of the last so many seconds.
+    seconds: float = 0.0
+    #: Items assigned, by the coordinator where their agents are attached; and how many agent
+    #: sessions got them.
+    assigned: dict[str, int] = {}
+    sessions: dict[str, int] = {}
+    #: Items claimed by requests to the shard, which no coordinator stands between.
+    claimed: int = 0
+    #: Requests and submitted items that the owner's own coordinator brought, and those that
+    #: came to the shard's subject: forwarded by other coordinators, or asked of it directly.
+    local: int = 0
+    remote: int = 0
+
+
 class ShardStats(Struct, omit_defaults=True):
     """Answer to `Stats`."""
 
@@ -285,3 +304,5 @@ class ShardStats(Struct, omit_defaults=True):
     #: Sequence as of which `conservation` was found: a large shard is walked over slowly.
     #: 0: its first walk has not ended yet.
     walked_at: int = 0
+    #: Who uses it, and from where.
+    usage: Usage = Usage()

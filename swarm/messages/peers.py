@@ -54,6 +54,15 @@ class Beat(Struct, omit_defaults=True):
     #: Number of the beat of this process that told `idle` and `ready`, which are left out here
     #: and still about the same; 0: this one does; -1: none does, or it has not been heard.
     told: int = 0
+    #: Operations of its shards and processor time of its process, per second, over the last
+    #: few seconds.
+    operations: float = 0.0
+    cpu: float = 0.0
+    #: By shard that it owns and that has any: ready items, and operations per second.
+    load: dict[str, tuple[int, float]] = {}
+    #: Of the leader: rounds of rebalancing so far, and shards that they moved.
+    rounds: int = 0
+    moved: int = 0
 
 
 class Credit(Struct, omit_defaults=True, frozen=True):

@@ -107,12 +107,17 @@ def _of_shards(shards: list[ShardStats]) -> Iterator[Metric]:
         "Commands refused since the shard's owner opened it",
         labels=["code", "shard"],
     )
+    operations = CounterMetricFamily(
+        "swarmsh_operations",
+        "Requests about items, items submitted and assigned, since the shard's owner opened it",
+        labels=["shard"],
+    )
     for stats in shards:
         submitted.add_metric([str(stats.shard)], stats.submitted)
+        operations.add_metric([str(stats.shard)], stats.usage.operations)
         for code, count in sorted(stats.refused.items()):
             refused.add_metric([code, str(stats.shard)], count)
-    yield submitted
-    yield refused
+    yield from (submitted, refused, operations)
 
 
 def _items(shards: list[ShardStats]) -> Metric:
@@ -155,6 +160,35 @@ def _of_swarm(figures: Figures) -> Iterator[Metric]:
         alarms.add_metric([beat.coordinator], len(beat.alarms))
     yield sessions
     yield alarms
+    yield from _of_load(figures.coordinators)
+
+
+def _of_load(beats: list[Beat]) -> Iterator[Metric]:
+    rate = GaugeMetricFamily(
+        "swarmsh_operations_rate",
+        "Operations per second of the coordinator's shards, over some seconds",
+        labels=["coordinator"],
+    )
+    cpu = GaugeMetricFamily(
+        "swarmsh_cpu_cores",
+        "Processors that the coordinator's process keeps busy, over some seconds",
+        labels=["coordinator"],
+    )
+    for beat in beats:
+        rate.add_metric([beat.coordinator], beat.operations)
+        cpu.add_metric([beat.coordinator], beat.cpu)
+    yield from (rate, cpu)
+    leader = max(beats, key=lambda beat: beat.leads, default=None)
+    if leader is None or not leader.leads:
+        return
+    yield CounterMetricFamily(
+        "swarmsh_rebalance_rounds",
+        "Rounds in which the leader moved shards by itself, or tried to",
+        value=leader.rounds,
+    )
+    yield CounterMetricFamily(
+        "swarmsh_rebalance_moves", "Shards that were moved in these rounds", value=leader.moved
+    )
 
 
 def _of_storage(storage: Fullness | None) -> Iterator[Metric]:

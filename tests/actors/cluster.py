@@ -14,7 +14,7 @@ from swarm.actors.router import Router
 from swarm.bus.memory import MemoryBus, MemoryWorld
 from swarm.config import Settings
 from swarm.messages import Attach, Attached, Next, ShardMap, Work
-from swarm.runtime import Runtime
+from swarm.runtime import Runtime, no_cpu
 from swarm.sdk.client import Swarm
 from swarm.testing.loop import run
 
@@ -44,7 +44,7 @@ class Cluster:
         self.swarm = Swarm(self.world.connect("me"), self.runtime(2))
 
     def runtime(self, seed: int, wall: Callable[[], float] | None = None) -> Runtime:
-        return Runtime(wall or self.world.time, Random(seed))
+        return Runtime(wall or self.world.time, Random(seed), no_cpu)
 
     async def start(self, *names: str, owned: int | None = None) -> None:
         """Start the router and these coordinators, and wait until the shards are owned."""

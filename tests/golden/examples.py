@@ -167,6 +167,11 @@ RICH_BEAT = m.Beat(
     routed={"r5f6e7d8c": 17},
     http="coordinator-1:4000",
     told=4090,
+    operations=1250.5,
+    cpu=0.375,
+    load={"0": (20, 1000.5), "15": (0, 250.0)},
+    rounds=2,
+    moved=5,
 )
 ROUTED_RULE = m.RuleRouted("feature", ["coordinator-1"])
 RICH_ROUTED_RULE = m.RuleRouted(
@@ -190,6 +195,8 @@ RULES = m.RoutingRules(5, "Core Team -> coordinator-1:4000", "lisa", DONE_AT, "t
 CONFLICT = m.Conflict("rules", "version 4", "feature -> coordinator-1", "feature -> coordinator-2")
 FULL_CONFLICT = structs.replace(CONFLICT, policy="timestamp", by="lisa", at=DONE_AT, count=3)
 COUNTS = {"rules": {"log": 1, "timestamp": 3}}
+MOVE = m.ShardMove(3, "coordinator-1", "coordinator-2")
+ROUND = m.Round(2, DONE_AT, "coordinator-1 has 1.75", [MOVE], "no answer", 1.75, 1.25, 5)
 CONTROLLED = m.Controlled(
     COMMAND, "rules", "lisa", Raw(b'{"command_id":"%s","rules_version":5}' % COMMAND.encode())
 )
@@ -204,6 +211,7 @@ STATS = m.ShardStats(
     conservation=0,
     foreign=0,
 )
+USAGE = m.Usage(4711, 300.5, {"coordinator-2": 12}, {"coordinator-2": 3}, 1, 40, 25)
 FULL_STATS = structs.replace(
     STATS,
     refused={"stale_token": 2},
@@ -212,6 +220,7 @@ FULL_STATS = structs.replace(
     log_bytes=1_048_576,
     live_bytes=65_536,
     walked_at=4700,
+    usage=USAGE,
 )
 CREDIT = m.Credit("ada", SESSION, 2, ["feature"])
 
@@ -256,6 +265,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Stats": (m.Stats(), m.Stats()),
     "WorkItem": (SPARSE_WORK_ITEM, RICH_WORK_ITEM),
     "ItemPage": (m.ItemPage([]), m.ItemPage([SPARSE_WORK_ITEM, RICH_WORK_ITEM], 18, 4711, 900)),
+    "Usage": (m.Usage(), USAGE),
     "ShardStats": (STATS, FULL_STATS),
     # agents
     "Claim": (m.Claim(COMMAND, ["feature"]), m.Claim(COMMAND, ["feature", "review"], 3600.0, 1)),
@@ -392,15 +402,18 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     "Look": (m.Look(), m.Look()),
     "ClusterView": (
         m.ClusterView("coordinator-1", 3, 17, MAP, m.RoutingRules(0)),
-        m.ClusterView("coordinator-1", 3, 17, FULL_MAP, RULES, [FULL_CONFLICT], COUNTS),
+        m.ClusterView("coordinator-1", 3, 17, FULL_MAP, RULES, [FULL_CONFLICT], COUNTS, ROUND),
     ),
     "MapChanged": (m.MapChanged(MAP), m.MapChanged(FULL_MAP)),
     "RulesSet": (m.RulesSet(RULES), m.RulesSet(RULES)),
     "ConflictNoted": (m.ConflictNoted(CONFLICT), m.ConflictNoted(FULL_CONFLICT)),
+    "ShardMove": (MOVE, MOVE),
+    "Round": (m.Round(), ROUND),
+    "Rebalanced": (m.Rebalanced(m.Round()), m.Rebalanced(ROUND)),
     "Controlled": (m.Controlled(COMMAND, "rules", "lisa"), CONTROLLED),
     "Stated": (
         m.Stated(),
-        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], COUNTS, [(DONE_AT, CONTROLLED)], 1),
+        m.Stated(FULL_MAP, RULES, [FULL_CONFLICT], COUNTS, [(DONE_AT, CONTROLLED)], 1, ROUND),
     ),
     # the log
     "Opened": (m.Opened("coordinator-1"), m.Opened("coordinator-1")),

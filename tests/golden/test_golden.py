@@ -281,7 +281,7 @@ def test_the_index_names_every_message_that_travels_by_itself() -> None:
     assert routed <= known
     inside = {one.__name__ for one in (*Event.__args__, *ClusterEvent.__args__)}
     inside |= {"Conflict", "CoordinatorRouted", "Credit", "EarlierMap", "ErrorBody", "NewItem"}
-    inside |= {"RuleRouted", "SubmitResult"}
+    inside |= {"Round", "RuleRouted", "ShardMove", "SubmitResult", "Usage"}
     inside |= {one.__name__ for one in vars(state).values() if one in classes()} - {"Finished"}
     assert known - routed == inside, "parts of other messages"
 

@@ -53,14 +53,17 @@ class InMemory:
         node = world.connect("node", node="node")
         map_ = await shard_map.agree(node, settings)
         router = Router(world.connect("router", node="node"), settings, map_)
-        bus = world.connect("coordinator-1", node="node")
-        coordinator = Coordinator(bus, settings, "coordinator-1", map_)
+        coordinators = [
+            Coordinator(world.connect(name, node="node"), settings, name, map_)
+            for name in settings.coordinator_names[: settings.parallel_workers]
+        ]
         await router.start()
-        await coordinator.start()
-        other = Swarm(world.connect("other", node="other"))
+        for coordinator in coordinators:
+            await coordinator.start()
+        other, wanted = Swarm(world.connect("other", node="other")), settings.shard_count
         async with asyncio.timeout(DEADLINE_S):
-            # Nothing tells us when shards open but the coordinator itself.
-            while len(coordinator.owned) < settings.shard_count:  # noqa: ASYNC110
+            # Nothing tells us when shards open but the coordinators themselves.
+            while sum(len(one.owned) for one in coordinators) < wanted:  # noqa: ASYNC110
                 await asyncio.sleep(settings.beat_s)
             if self.prepare is not None:
                 await self.prepare(other)
@@ -76,7 +79,8 @@ class InMemory:
             if worker is not None:
                 worker.cancel()
                 await asyncio.gather(worker, return_exceptions=True)
-            await coordinator.stop()
+            for coordinator in coordinators:
+                await coordinator.stop()
             await router.stop()
 
 

@@ -16,7 +16,7 @@ from msgspec import Raw
 from swarm.bus.base import Bus, Message
 from swarm.bus.memory import MemoryWorld
 from swarm.messages import Ack, Assignment, Attached, Control, ErrorBody, Gone, NewItem, Work
-from swarm.runtime import Runtime
+from swarm.runtime import Runtime, no_cpu
 from swarm.sdk.agent import Agent
 from swarm.sdk.client import Swarm
 from swarm.sdk.runners import InlineRunner
@@ -97,7 +97,7 @@ async def eventually(condition: Callable[[], object], within_s: float = 60.0) ->
 
 
 def runtime(world: MemoryWorld, seed: int = 1) -> Runtime:
-    return Runtime(wall=world.time, rng=random.Random(seed))
+    return Runtime(world.time, random.Random(seed), no_cpu)
 
 
 async def client(world: MemoryWorld) -> tuple[Swarm, Scripted]:

@@ -32,7 +32,7 @@ def exported() -> dict[str, set[str]]:
     figures = Figures(
         shards=[stats],
         shard_count=1,
-        coordinators=[Beat("c1", "x", 2, 1)],
+        coordinators=[Beat("c1", "x", 2, 1, leads=1)],
         storage=Fullness(1, 2),
         conflicts={"rules": {"log": 1}},
     )

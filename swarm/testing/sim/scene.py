@@ -10,7 +10,7 @@ from swarm.bus.memory import MemoryWorld
 from swarm.config import Settings
 from swarm.core.shard import ShardRules
 from swarm.messages import ShardMap
-from swarm.runtime import Runtime
+from swarm.runtime import Runtime, no_cpu
 from swarm.subjects import Subjects
 from swarm.testing.sim.clocks import Clocks
 from swarm.testing.sim.plan import Plan
@@ -51,7 +51,7 @@ class Scene:
 
     def runtime(self, node: str) -> Runtime:
         """Surroundings of a process on this machine."""
-        return Runtime(self.clocks.wall(node), self.new_rng())
+        return Runtime(self.clocks.wall(node), self.new_rng(), no_cpu)
 
     def new_rng(self) -> Random:
         """A generator of its own, for whoever draws at times that others influence."""

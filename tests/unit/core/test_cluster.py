@@ -22,9 +22,12 @@ from swarm.messages import (
     EarlierMap,
     MapChanged,
     Opened,
+    Rebalanced,
+    Round,
     RoutingRules,
     RulesSet,
     SetRules,
+    ShardMove,
     Stated,
     TellConflict,
 )
@@ -271,3 +274,27 @@ def test_who_cannot_lead_comes_last() -> None:
     assert not leads_next("c1", live, ["c1", "c2"], settled=True)
     live["c2"] = beat("c2", cannot_lead="the log is gone")
     assert leads_next("c1", live, ["c1", "c2"], settled=True)
+
+
+# --- rounds of rebalancing ----------------------------------------------------------------------
+
+
+def test_rounds_are_counted_and_the_latest_is_kept() -> None:
+    book = Book()
+    assert book.cluster.round == Round()
+    moves = [ShardMove(0, "c1", "c2"), ShardMove(1, "c1", "c2")]
+    book.write(lambda out: core.note_round(Round(why="uneven", moves=moves), out))
+    book.now += 60
+    book.write(lambda out: core.note_round(Round(why="still", failed="no answer"), out))
+    assert [type(event) for event in book.log[-1][2]] == [Rebalanced]
+    last = Round(2, NOW + 60, "still", [], "no answer", moved=2)
+    assert book.cluster.round == last
+    assert book.cluster.view(1, book.seq).round == last
+    book.write(core.restate)
+    assert state_of(book.folded()) == state_of(book.cluster)
+    assert book.folded(book.seq).round == last, "it is stated again with everything else"
+
+
+def test_a_round_in_which_nothing_was_tried_is_none() -> None:
+    with pytest.raises(AssertionError, match="something was tried"):
+        Book().write(lambda out: core.note_round(Round(), out))

@@ -67,6 +67,21 @@ def test_shards_of_those_that_leave_are_not_counted() -> None:
     assert all(move.source == "c1" for move in found.moves)
 
 
+def test_what_rests_stays() -> None:
+    found = plan(owned(4, 0), dict.fromkeys(range(4), 0.25), members(2), 0.0, 8, resting=[0, 1, 2])
+    assert [move.shard for move in found.moves] == [3]
+
+
+def test_who_stands_by_gets_a_shard_before_one_that_is_hardly_better() -> None:
+    load = {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25}
+    found = plan(owned(4, 0), load, members(2), 0.0, 8, standing={(2, "c2"), (3, "c1")})
+    assert [move.shard for move in found.moves] == [2, 0]
+    # One that alone makes it even goes before a small one.
+    load = {0: 0.5, 1: 0.4, 2: 0.1}
+    found = plan(owned(3, 0), load, members(2), 0.0, 1, standing={(2, "c2")})
+    assert [move.shard for move in found.moves] == [0]
+
+
 def test_half_of_a_load_is_for_being_there() -> None:
     assert loads({0: 0, 1: 0}) == {0: 0.5, 1: 0.5}
     assert loads({0: 30, 1: 10}) == {0: 0.25 + 0.375, 1: 0.25 + 0.125}
