@@ -298,7 +298,7 @@ class Target:
         return client
 
     async def _connect(self, client: NatsClient, timeout_s: float) -> None:
-        if not self.urls[0].startswith(WEBSOCKET):
+        if client._transport is None and not self.urls[0].startswith(WEBSOCKET):
             client._transport = JoiningTransport()  # type: ignore[no-untyped-call]
         await client.connect(
             self.urls,

@@ -49,6 +49,7 @@ class Place:
         hidden = ("NATS_URL", "SWARM_", "XDG_", "SHARD_", "LEASE_S", "HEARTBEAT_S", "HTTP_PORT")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         self.env |= {"HOME": str(path), "XDG_RUNTIME_DIR": str(path / "run"), **settings}
+        self.nats_port = free_port()
         self._started: list[subprocess.Popen[str]] = []
         self._ups: list[Up] = []
 
@@ -117,7 +118,12 @@ class Up:
     def __init__(self, place: Place, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
         self._began = time.monotonic()
         where = () if "--data" in arguments else ("--data", str(place.data))
-        port = () if "--http-port" in arguments else ("--http-port", "0")
+        port = [] if "--http-port" in arguments else ["--http-port", "0"]
+        if "--port" in arguments:
+            place.nats_port = 0  # from here on it is the test's affair
+        elif place.nats_port:
+            # The same again after a restart, and nobody else's: tests run beside each other.
+            port += ["--port", str(place.nats_port)]
         self.process = place.start("up", *where, *port, *arguments, **settings)
         self.out: list[str] = []
         self.err: list[str] = []

@@ -170,7 +170,7 @@ def test_a_readme_without_the_marks_is_refused(tmp_path: Path) -> None:
     text = readme.read_text("utf-8")
     assert text.startswith(f"before\n{report.BEGIN}\n")
     assert text.endswith(f"{report.END}\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     report.rewrite(readme, readme, tmp_path, run)
     assert readme.read_text("utf-8") == text, "written twice, the same"
 

@@ -115,10 +115,18 @@ async def work_at_the_second(swarm: Swarm) -> None:
     answer = await bus.request(f"{at}.attach.{bus.sender}", attach, 5.0)
     session = msgspec.json.decode(answer.data, type=Attached).session
     await bus.publish(f"{at}.next.{bus.sender}", msgspec.json.encode(Next(session, 1, 200)))
-    await swarm.submit_many([{"work_type": "t"}] * 100)
+    await swarm.submit_many([{"work_type": "t", "idempotency_key": key} for key in even_keys()])
     async with asyncio.timeout(10.0):
         while sum(assigned(one) for one in (await swarm.stats()).values()) < 100:
             continue  # each look is a round trip
+
+
+def even_keys() -> list[str]:
+    """50 keys of each of two shards."""
+    keys: tuple[list[str], list[str]] = ([], [])
+    for number in range(1000):
+        keys[jump_hash(stable_hash(f"k{number}"), 2)].append(f"k{number}")
+    return [*keys[0][:50], *keys[1][:50]]
 
 
 def assigned(stats: object) -> int:
