@@ -10,8 +10,9 @@ import asyncio
 import msgspec
 
 from bench.child import Errors, Meter, check, connect, main, say_measured, stand_by
-from bench.ours import Agents, Ids, Submitting, count
+from bench.ours import Agents, count
 from bench.plan import BATCH, Job
+from bench.submitting import Ids, Submitting
 
 #: Of the statuses, those that an item may have in the end.
 OPEN = ("queued", "claimed", "completed")

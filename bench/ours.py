@@ -9,18 +9,14 @@ resent until they are acknowledged, an assignment that comes twice done once.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from bench.child import (
-    STALLED_S,
     Errors,
     Failed,
     Inbox,
@@ -32,9 +28,9 @@ from bench.child import (
     say_ready,
     stand_by,
 )
-from bench.plan import BATCH, BATCHES_IN_FLIGHT, ITEMS, WORK_TYPE, Job
+from bench.plan import WORK_TYPE, Job
+from bench.submitting import CLIENT, RESEND_S, Ids, Submitting
 from swarm.config import Settings
-from swarm.core.ids import uuid7
 from swarm.hosting.logs import configure_logs
 from swarm.hosting.node import Node, NodePlan
 from swarm.messages import (
@@ -48,28 +44,15 @@ from swarm.messages import (
     ItemCommand,
     Next,
     ShardStats,
-    Submit,
-    SubmitResult,
     Work,
 )
 from swarm.subjects import Subjects
 
 COORDINATOR = "coordinator-1"
-CLIENT = "bench"
 #: Between two looks at what was not answered and whose heartbeat is due.
 TICK_S = 0.05
-#: An outcome or a batch without an answer for this long is sent again.
-RESEND_S = 1.0
-#: Between two looks at whether another batch may be sent.
-PACE_S = 0.005
 READY_S = 20.0
 LOOK_S = 0.02
-
-
-class _SubmitAnswer(Struct):
-    results: list[SubmitResult] = []
-    command_id: str = ""
-    error: ErrorBody | None = None
 
 
 class _AttachAnswer(Struct):
@@ -80,7 +63,6 @@ class _AttachAnswer(Struct):
     error: ErrorBody | None = None
 
 
-submit_answer = msgspec.json.Decoder(_SubmitAnswer)
 _attach_answer = msgspec.json.Decoder(_AttachAnswer)
 _work = msgspec.json.Decoder(Work)
 _control = msgspec.json.Decoder(Control)
@@ -118,18 +100,6 @@ async def system(job: Job) -> None:
 
 
 # --- the load ------------------------------------------------------------------------
-
-
-class Ids:
-    """Command ids of one process."""
-
-    def __init__(self) -> None:
-        self._bits = random.SystemRandom().getrandbits(64)
-        self._rng = random.Random(self._bits)
-
-    def new(self) -> str:
-        """The next one."""
-        return uuid7(time.time_ns() // 1_000_000, self._rng.getrandbits(74))
 
 
 async def load(job: Job) -> None:
@@ -181,103 +151,6 @@ async def count(client: Client, job: Job) -> dict[str, int]:
         found["foreign"] += stats.foreign
         found["refused"] += sum(stats.refused.values())
     return found
-
-
-class _Batch:
-    """A submit request under way."""
-
-    __slots__ = ("answered", "command_id", "missing", "retry", "sent_at")
-
-    def __init__(self, command_id: str) -> None:
-        self.command_id = command_id
-        self.answered = bytearray(BATCH)
-        self.missing = BATCH
-        self.retry = 0
-        self.sent_at = 0.0
-
-
-class Submitting:
-    """Sends all batches, some at a time."""
-
-    def __init__(
-        self,
-        client: Client,
-        job: Job,
-        ids: Ids,
-        meter: Meter | None,
-        items: Sequence[bytes] = ITEMS,
-        pace: Callable[[], int] | None = None,
-    ) -> None:
-        """`items`: of every request.  `pace`: how many requests may have been sent by now."""
-        if job.items % BATCH:
-            raise Failed(f"{job.items} items are no whole number of batches of {BATCH}")
-        self._client = client
-        self._job = job
-        self._ids = ids
-        self._meter = meter
-        self._clock = asyncio.get_running_loop().time
-        self._subject = Subjects(job.prefix).submit(WORK_TYPE, CLIENT)
-        self._reply = f"_INBOX.{CLIENT}.submit"
-        assert len(items) == BATCH, "every request holds the same items"
-        self._items = [Raw(item) for item in items]
-        self._pace = pace
-        self._under_way: dict[str, _Batch] = {}
-        #: Requests that were sent again.
-        self.resent = 0
-
-    async def run(self) -> None:
-        """Return once every item of every batch has its id."""
-        inbox = Inbox()
-        await inbox.listen(self._client, self._reply)
-        wanted, sent = self._job.items // BATCH, 0
-        heard_at = self._clock()
-        while sent < wanted or self._under_way:
-            allowed = wanted if self._pace is None else min(wanted, self._pace())
-            while sent < allowed and len(self._under_way) < BATCHES_IN_FLIGHT:
-                batch = _Batch(self._ids.new())
-                self._under_way[batch.command_id] = batch
-                await self._send(batch)
-                sent += 1
-            messages = await inbox.take(RESEND_S if self._pace is None else PACE_S)
-            now = self._clock()
-            heard_at = now if messages or not self._under_way else heard_at
-            if now - heard_at > STALLED_S:
-                raise Failed(f"no submission was answered for {STALLED_S:.0f} s")
-            for message in messages:
-                self._answer(message)
-            for batch in self._under_way.values():
-                if now - batch.sent_at > RESEND_S:
-                    batch.retry += 1
-                    self.resent += 1
-                    await self._send(batch)
-
-    async def _send(self, batch: _Batch) -> None:
-        batch.sent_at = self._clock()
-        body = _encode(Submit(self._items, batch.command_id, batch.retry))
-        await self._client.publish(self._subject, body, reply=self._reply)
-
-    def _answer(self, message: Msg) -> None:
-        answer = submit_answer.decode(message.data or b'{"error":null}')
-        if answer.error is not None and answer.error.retry:
-            return  # refused for now: it is sent again when its time is over
-        if answer.error is not None:
-            raise Failed(f"a batch was refused: {answer.error.code}: {answer.error.message}")
-        batch = self._under_way.get(answer.command_id)
-        if batch is None:
-            return  # the answer to a repeated request, or that nobody listens: sent again
-        before = batch.missing
-        for result in answer.results:
-            if result.error is not None and result.error.retry:
-                continue
-            if result.error is not None:
-                raise Failed(f"an item was refused: {result.error.message}")
-            if not batch.answered[result.index]:
-                batch.answered[result.index] = 1
-                batch.missing -= 1
-        if not batch.missing:
-            del self._under_way[answer.command_id]
-        if self._meter is not None:
-            self._meter.count(before - batch.missing)
 
 
 class _Agent:

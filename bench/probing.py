@@ -10,8 +10,8 @@ import msgspec
 from nats.aio.client import Client
 
 from bench.child import STALLED_S, Failed, Inbox
-from bench.ours import CLIENT, Ids, submit_answer
 from bench.plan import WORK_TYPE
+from bench.submitting import CLIENT, Ids, submit_answer
 from swarm.messages import Submit
 from swarm.subjects import Subjects
 

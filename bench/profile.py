@@ -26,9 +26,10 @@ import structlog
 from msgspec import Raw
 
 from bench import stand_in
-from bench.ours import CLIENT, COORDINATOR, Ids
+from bench.ours import COORDINATOR
 from bench.plan import BATCH, ITEMS, WORK_TYPE
 from bench.stand_in import StandInBus
+from bench.submitting import CLIENT, Ids
 from swarm.actors import shard_map
 from swarm.actors.coordinator import Coordinator
 from swarm.config import Settings

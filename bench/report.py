@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from bench import goals, long_runs
+from bench.cells import figures_cell, heading, rates_cell
 from bench.child import Failed
-from bench.peers.plan import BROKERS, PEERS
+from bench.peers.report import of_peers
 from bench.plan import (
     LIMIT,
     MATRIX,
     NO_SYNC,
-    ONE_200,
     OURS,
     OURS_16,
     PLAIN,
@@ -32,12 +31,11 @@ from bench.results import (
     figure,
     figures,
     gate,
-    rate,
     ratios,
     spread,
     verified,
 )
-from bench.tables import of_spread, rounded, table
+from bench.tables import of_spread, table
 
 BEGIN = "<!-- results: written by `make bench` -->"
 END = "<!-- end of results -->"
@@ -112,24 +110,6 @@ def goals_table(results: Results) -> str:
     return f"### What was to be reached\n\n{table(rows)}"
 
 
-def heading(title: str, section: Section) -> str:
-    """When, where and how."""
-    machine = ", ".join(f"{name} {value}" for name, value in section.machine.items())
-    settings = "; ".join(f"{name}: {value}" for name, value in section.settings.items())
-    probes = sorted(session.probe_ms for session in section.sessions)
-    void = f"\n\n**VOID**: {section.void}." if section.void else ""
-    quick = " A quick run, too small to be judged." if section.quick else ""
-    return (
-        f"### {title}\n\n"
-        f"Measured {section.started}, {section.took_s:.0f} s, {section.rounds} rounds, by "
-        f"`{section.command}`.{quick}{void}\n\n"
-        f"<details><summary>Machine and settings</summary>\n\n"
-        f"Machine: {machine}. A fixed loop before each session took {probes[0]:.0f}–"
-        f"{probes[-1]:.0f} ms (median {statistics.median(probes):.0f}): the wider this range, the "
-        f"less the figures say.\n\n{settings}.\n\n</details>"
-    )
-
-
 # --- throughput -----------------------------------------------------------------------------
 
 
@@ -142,7 +122,7 @@ def of_rates(section: Section) -> str:
             continue
         parts += [
             f"Items a second with `{how}`: median, [least–most].",
-            _by_system(section, server, _rates),
+            _by_system(section, server, rates_cell),
             "Ratios of two sessions of one round: median, [least–most].",
             _ratios_table(section, server),
             "CPU microseconds an item, medians: system's process / load's / nats-server's.",
@@ -175,10 +155,6 @@ def _by_system(section: Section, server: str, shown: Callable[[list[Session]], s
         if any(found):
             rows.append([workload.title, *(shown(cell) if cell else "–" for cell in found)])
     return table(rows)
-
-
-def _rates(sessions: list[Session]) -> str:
-    return of_spread(spread(map(rate, sessions)), rounded)
 
 
 def _cpu(sessions: list[Session]) -> str:
@@ -230,84 +206,6 @@ def _sync_table(section: Section) -> str:
     return table(rows)
 
 
-# --- peers ------------------------------------------------------------------------------------
-
-
-def of_peers(section: Section) -> str:
-    """One table, ours first."""
-    rows = [
-        [
-            "system",
-            "items kept by",
-            "claim → done/s",
-            "ours ×, no sync",
-            "ours ×, sync",
-            "submit/s",
-            "submit → start p50 / p99 ms at 100/s",
-            "workers MB",
-        ]
-    ]
-    ours = {server: chosen(section, OURS.name, ONE_200.name, server) for server in SERVERS}
-    titles = {OURS.name: "**ours**, 200 agents one at a time", PLAIN.name: "plain nats-py"}
-    titles |= {LIMIT.name: "limit loop"} | {peer.name: peer.title for peer in PEERS}
-    for name, title in titles.items():
-        for broker in (NO_SYNC, SYNC, "redis"):
-            sessions = chosen(section, name, ONE_200.name, broker)
-            if not sessions:
-                continue
-            paced = chosen(section, name, "paced", broker) or sessions
-            times = [
-                of_spread(spread(ratios(ours[server], sessions)), lambda x: f"{x:.1f}")
-                for server in (NO_SYNC, SYNC)
-            ]
-            rows.append(
-                [
-                    title,
-                    broker,
-                    _rates(sessions),
-                    *times,
-                    _figures(sessions, "submit_per_s", "{:,.0f}"),
-                    (
-                        f"{_figures(paced, 'start_p50_ms', '{:.1f}')} / "
-                        f"{_figures(paced, 'start_p99_ms', '{:.1f}')}"
-                    ),
-                    _figures(sessions, "workers_mb", "{:.0f}"),
-                ]
-            )
-    return "\n\n".join(
-        [
-            heading("Beside the peers", section),
-            table(rows),
-            (
-                "Ours counts an item when its completion is durable and acknowledged; a peer "
-                "counts it when its task has started. Submitting: peers one item a call; ours, in "
-                "requests of 1,000, is under Throughput."
-            ),
-            "What a kill -9 or a power cut loses:",
-            _durability(),
-        ]
-    )
-
-
-def _durability() -> str:
-    rows = [["system", "worker or agent killed", "broker killed", "power cut"]]
-    for peer in PEERS:
-        for broker in peer.brokers:
-            kept = BROKERS[broker]
-            title = f"{peer.title} on {kept.title}"
-            rows.append([title, peer.worker_killed, kept.broker_killed, kept.power_cut])
-    agents = "nothing; queued again after the lease (30 s by default), never while the agent lives"
-    for server in (NO_SYNC, SYNC):
-        kept = BROKERS[server]
-        rows.append([f"ours on {kept.title}", agents, kept.broker_killed, kept.power_cut])
-    return table(rows)
-
-
-def _figures(sessions: list[Session], name: str, shown: str) -> str:
-    values = figures(sessions, name)
-    return shown.format(statistics.median(values)) if values else "–"
-
-
 # --- the others --------------------------------------------------------------------------------
 
 
@@ -338,9 +236,9 @@ def of_latency(section: Section) -> str:
     hosting = (
         f"Hosted: {section.settings['hosted_agents']:,} agents of the SDK "
         f"in one process over {hosted[0].figures['connections']:.0f} connections: "
-        f"{_figures(hosted, 'host_mb', '{:.0f}')} MB in all, "
-        f"{_figures(hosted, 'kb_per_agent', '{:.0f}')} kB an agent, all attached after "
-        f"{_figures(hosted, 'attached_s', '{:.1f}')} s."
+        f"{figures_cell(hosted, 'host_mb', '{:.0f}')} MB in all, "
+        f"{figures_cell(hosted, 'kb_per_agent', '{:.0f}')} kB an agent, all attached after "
+        f"{figures_cell(hosted, 'attached_s', '{:.1f}')} s."
         if hosted
         else ""
     )
@@ -368,7 +266,7 @@ def of_queue(section: Section) -> str:
     for name, _ in groups:
         sessions = [s for s in section.sessions if s.workload == name]
         share = of_spread(spread(ratios(sessions, first)), lambda value: f"{value:.2f}")
-        rows.append([f"{int(name[6:]):,}", _rates(sessions), share, _cpu(sessions)])
+        rows.append([f"{int(name[6:]):,}", rates_cell(sessions), share, _cpu(sessions)])
     return "\n\n".join(
         [
             heading("Length of the queue", section),
@@ -430,7 +328,16 @@ def of_scale(section: Section) -> str:
             for column in ("cost_us", "nats_us", "load_us")
         ]
         rest = of_spread(spread(figures(sessions, "rest_percent")), lambda x: f"{x:.0f}")
-        row = [coordinators, shards, cells[0], share, cells[1], cells[2], _rates(sessions), rest]
+        row = [
+            coordinators,
+            shards,
+            cells[0],
+            share,
+            cells[1],
+            cells[2],
+            rates_cell(sessions),
+            rest,
+        ]
         rows.append(row)
     return "\n\n".join(
         [

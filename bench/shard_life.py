@@ -32,9 +32,9 @@ from nats.aio.client import Client
 from bench import machine
 from bench.child import Failed
 from bench.nodes import Nodes, running
-from bench.ours import Ids, Submitting
 from bench.plan import BATCH, WORK_TYPE, Job
 from bench.probing import Prober, percentile
+from bench.submitting import Ids, Submitting
 from swarm.bus.embedded import EmbeddedServer, find_binary
 from swarm.config import Settings
 from swarm.errors import BusError
