@@ -27,9 +27,11 @@ def heading(title: str, section: Section) -> str:
 
 
 def rates_cell(sessions: list[Session]) -> str:
+    """Items a second: median and range."""
     return of_spread(spread(map(rate, sessions)), rounded)
 
 
 def figures_cell(sessions: list[Session], name: str, shown: str) -> str:
+    """The median of a figure, by this format; a dash where nobody has it."""
     values = figures(sessions, name)
     return shown.format(statistics.median(values)) if values else "–"
