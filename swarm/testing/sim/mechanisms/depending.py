@@ -127,7 +127,8 @@ class Depending(Mechanism):
             try:
                 await client.swarm.cancel(work_item_id, "not wanted", grace_s=grace_s)
             except Refusal as refusal:
-                if refusal.code != "already_finished" and not refusal.retry:
+                late = refusal.code == "already_finished" or refusal.retry
+                if not late and not self.scene.clocks.may_be_refused(client.name, refusal):
                     raise
 
     async def work(self, context: Context, rng: Random) -> None:

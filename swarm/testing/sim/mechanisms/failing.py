@@ -137,7 +137,8 @@ class Failing(Mechanism):
                 await client.swarm.retry(work_item_id)
             except Refusal as refusal:
                 # Cancelled meanwhile, or for the records already.
-                if refusal.code != "already_finished" and not refusal.retry:
+                late = refusal.code == "already_finished" or refusal.retry
+                if not late and not self.scene.clocks.may_be_refused(client.name, refusal):
                     raise
 
     # --- what the logs say -----------------------------------------------------------
