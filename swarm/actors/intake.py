@@ -18,6 +18,7 @@ from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
+from swarm.actors.unheard import PAGE, Unheard
 from swarm.bus.base import Message
 from swarm.core.admission import admit
 from swarm.core.balancing import RoutersSeen
@@ -57,8 +58,6 @@ _recall = msgspec.json.Decoder(Recall)
 
 #: Routers are forgotten after so many missing probes.
 PROBES_MISSED = 3
-#: Refused items answered in one message: each comes with a sentence.
-REFUSED_PAGE = 100
 
 
 class Intake:
@@ -93,6 +92,7 @@ class Intake:
         self.routers = RoutersSeen(max(5.0, PROBES_MISSED * interval_ms / 1000))
         self._clock = asyncio.get_running_loop().time
         self._moves = Moves(around, cluster, self._hand_on)
+        self._unheard = Unheard(around, cluster)
 
     @property
     def handlers(self) -> dict[str, Callable[[Message, str], None]]:
@@ -122,9 +122,11 @@ class Intake:
         map_, adopted = self._cluster.map, self._moves.adopted()
         limit = self._bus.max_payload // 4
         admitted = admit(submit, sender, map_, limit, adopted, message.headers)
-        for start in range(0, len(admitted.refused) if message.reply else 0, REFUSED_PAGE):
-            part = admitted.refused[start : start + REFUSED_PAGE]
+        for start in range(0, len(admitted.refused) if message.reply else 0, PAGE):
+            part = admitted.refused[start : start + PAGE]
             self._say(message.reply, _encode(SubmitReply(part, submit.command_id)))
+        if admitted.unheard:
+            self._unheard.settle(message.reply, submit.command_id, admitted.unheard)
         for shard, items in admitted.parts.items():
             asks = admitted.asks.get(shard)
             if asks is None:
@@ -153,6 +155,7 @@ class Intake:
     async def stop(self) -> None:
         """Ask nothing more; senders will ask again."""
         await self._moves.stop()
+        await self._unheard.stop()
 
     # --- agents ------------------------------------------------------------------------
 

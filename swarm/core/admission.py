@@ -17,9 +17,6 @@ from swarm.subjects import shard_of_id
 
 _encode = msgspec.json.Encoder().encode
 
-#: A shard that is unknown after so many tries is taken for one that there is not.
-HEARD_OF_RETRIES = 5
-
 
 class Admitted(Struct):
     """What becomes of a submission."""
@@ -32,6 +29,8 @@ class Admitted(Struct):
     specs: dict[int, list[NewItem]]
     #: By part: the shards that may have items of it already, and their indexes.
     asks: dict[int, dict[int, list[int]]]
+    #: Items that depend on one of a shard that is not in the map: (index, what it depends on).
+    unheard: list[tuple[int, str]]
 
 
 def admit(
@@ -51,11 +50,10 @@ def admit(
     if not submit.items:
         raise Refusal("bad_request", "items is empty; submit at least one work item")
     assert submit.command_id, "the coordinator has given it one"
-    admitted, maps = Admitted({}, [], {}, {}, {}), before(map_)
+    admitted, maps = Admitted({}, [], {}, {}, {}, []), before(map_)
     for index, raw in enumerate(submit.items):
         try:
             item, canonical = check_item(raw, item_bytes_max)
-            _check_dependencies(item, map_.shard_count, submit.retry)
             wrong = contradiction(item, headers) if headers else ""
         except Refusal as refusal:
             error = ErrorBody(refusal.code, refusal.message, refusal.retry)
@@ -63,6 +61,10 @@ def admit(
             continue
         if wrong:
             raise Refusal("bad_request", f"item {index}: {wrong}")
+        unknown = _unknown_dependency(item, map_.shard_count)
+        if unknown:
+            admitted.unheard.append((index, unknown))
+            continue
         shard = shard_of(item, submit.command_id, index, sender, map_)
         part = admitted.parts.get(shard)
         if part is None:
@@ -110,15 +112,27 @@ def check_item(raw: Raw | bytes, item_bytes_max: int) -> tuple[NewItem, bytes]:
     return item, canonical
 
 
-def _check_dependencies(item: NewItem, shard_count: int, retry: int) -> None:
+def _unknown_dependency(item: NewItem, shard_count: int) -> str:
+    """The first of its dependencies that is in no shard of the map; "" if there is none."""
     for name in item.dependencies:
-        if shard_of_id(name) < shard_count:
-            continue
-        message = (
-            f"it depends on {name}, but there are only the shards 0 to {shard_count - 1}; an item "
-            "can depend on items that exist already"
-        )
-        if retry < HEARD_OF_RETRIES:
-            # Its sender may know of shards that this coordinator has not heard of yet.
-            raise Refusal("stale_map", message, retry=True)
-        raise Refusal("bad_request", message)
+        if shard_of_id(name) >= shard_count:
+            return name
+    return ""
+
+
+def unheard_of(depends_on: str, told: ShardMap | str) -> Refusal:
+    """Why an item that depends on an item of an unknown shard is not accepted.
+
+    `told`: the map that holds, by the leader; or why that is not known.
+    """
+    if isinstance(told, str):
+        message = f"it depends on {depends_on}, of a shard that is not known here; {told}"
+        return Refusal("stale_map", message, retry=True)
+    if shard_of_id(depends_on) < told.shard_count:
+        message = f"it depends on {depends_on}, of a shard that is new here; send it again"
+        return Refusal("stale_map", message, retry=True)
+    return Refusal(
+        "bad_request",
+        f"it depends on {depends_on}, but there are only the shards 0 to {told.shard_count - 1}; "
+        "an item can depend on items that exist already",
+    )

@@ -230,21 +230,25 @@ class SimLoop(asyncio.BaseEventLoop):
         **options: Any,
     ) -> asyncio.Task[Any]:
         self._tasks_made += 1
-        # asyncio numbers tasks over the whole process; a name must not tell how many
-        # simulations ran before.
+        # (asyncio's numbers would tell how many simulations ran before.)
         task = super().create_task(
             coro, name=name or f"task-{self._tasks_made}", context=context, **options
         )
         own = PROCESS.get(None) if context is None else context.get(PROCESS)
         self._tasks[task] = own
         if len(self._tasks) >= self._tasks_prune_at:
-            self._prune_tasks()
+            self._forget_ended()
             self._tasks_prune_at = max(256, 2 * len(self._tasks))
         return task
 
     def pending_tasks(self) -> list[asyncio.Task[Any]]:
         """Tasks that have not ended, in order of creation."""
         return [task for task in self._tasks if not task.done()]
+
+    def _forget_ended(self) -> None:
+        """Drop what has ended, but for failures: whoever awaits one may only be about to run."""
+        for task in [one for one in self._tasks if one.done() and not one._log_traceback]:
+            del self._tasks[task]
 
     def _prune_tasks(self) -> None:
         kept: dict[asyncio.Task[Any], str | None] = {}

@@ -425,8 +425,7 @@ async def test_one_bad_item_of_a_batch_is_named_and_the_others_are_accepted(
         {"work_type": "text", "payload": "x" * 300_000},
         17,
     ]
-    # Of a shard that this coordinator may only not have heard of yet: to be sent again.
-    codes = [*["bad_request"] * 5, "stale_map", "too_large", "bad_request"]
+    codes = [*["bad_request"] * 6, "too_large", "bad_request"]
     items = [{"work_type": "text"}, *bad, {"work_type": "text", "of_a_later_version": True}]
     answers: dict[int, dict[str, Any]] = {}
     async with speaking(system.url, "lisa") as lisa:

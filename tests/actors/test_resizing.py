@@ -169,6 +169,43 @@ def test_a_coordinator_that_knows_only_the_earlier_map_is_refused() -> None:
     on_cluster(scenario)
 
 
+def test_what_depends_on_a_new_shard_is_not_refused_for_good_by_who_does_not_know_it() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await until(lambda: cluster.coordinators["c1"].leader.epoch)
+        ignorant = cluster.coordinators["c2"].cluster
+        assert ignorant.map.version == 1
+
+        async def read_on() -> None:
+            await asyncio.Event().wait()
+
+        # Its reading takes for ever, as when the state's replica that it asks is behind.
+        ignorant._read_on = read_on  # type: ignore[method-assign]
+        await cluster.swarm.resize(8)
+        await until(lambda: cluster.coordinators["c1"].cluster.map.version == 2)
+        subject, bus = "swarm.coordinator.c2.submit.x", cluster.world.connect("x")
+
+        async def refusal(depends_on: str, number: int) -> dict[str, Any]:
+            item = {"work_type": "t", "dependencies": [depends_on]}
+            made = command_id(number, cluster.world.time())
+            body = {"command_id": made, "items": [item], "retry": 9}
+            error: dict[str, Any] = (await cluster.ask(bus, subject, body))["results"][0]["error"]
+            return error
+
+        new = await refusal("7-1", 1)
+        assert (new["code"], new["retry"]) == ("stale_map", True)
+        none = await refusal("8-1", 2)
+        assert (none["code"], none["retry"]) == ("bad_request", False)
+        assert "shards 0 to 7" in none["message"]
+        # Nobody can say which shards there are: nothing is refused for good.
+        await cluster.coordinators["c1"].leader.stop()
+        nobody = await refusal("8-1", 3)
+        assert (nobody["code"], nobody["retry"]) == ("stale_map", True)
+        assert "does not answer" in nobody["message"]
+
+    on_cluster(scenario)
+
+
 def test_who_starts_with_an_old_map_takes_shards_and_keeps_them() -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.start("c1", "c2")

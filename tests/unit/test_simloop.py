@@ -321,6 +321,29 @@ def test_an_exception_in_a_callback_ends_the_run_at_once() -> None:
     assert not reached
 
 
+def test_a_failure_that_is_about_to_be_asked_for_is_nobodys_oversight() -> None:
+    """However many tasks are made between the failure and the turn of who awaits it."""
+
+    async def main() -> str:
+        async def fail() -> None:
+            raise LookupError("planted")
+
+        async def idle() -> None:
+            await pass_time(1)
+
+        failing = asyncio.create_task(fail())
+        others: list[asyncio.Task[None]] = []
+        failing.add_done_callback(
+            lambda _: others.extend(asyncio.create_task(idle()) for _ in range(600))
+        )
+        with pytest.raises(LookupError, match="planted"):
+            await failing
+        await asyncio.gather(*others)
+        return "fine"
+
+    assert run(main, seed=1, shuffle=False) == "fine"
+
+
 def test_a_task_that_fails_with_nobody_asking_fails_the_run() -> None:
     async def main() -> str:
         async def fail() -> None:

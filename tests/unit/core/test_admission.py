@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from swarm.core.admission import admit, check_item
-from swarm.messages import ErrorBody, NewItem, Submit
+from swarm.core.admission import admit, check_item, unheard_of
+from swarm.messages import ErrorBody, NewItem, ShardMap, Submit
 from tests.builders import Desk, command_id, new_item, refusal_of, shard_map
 
 LIMIT = 262_144
@@ -197,17 +197,27 @@ def test_a_number_that_python_cannot_hold_is_compared_as_written() -> None:
     assert error.code == "idempotency_conflict"
 
 
+def test_a_dependency_in_an_unknown_shard_is_neither_accepted_nor_refused() -> None:
+    """The swarm may have grown: the leader is to be asked."""
+    item = Raw(b'{"work_type":"a","dependencies":["0-1","16-1","17-1"]}')
+    admitted = admit(Submit([GOOD, item], command_id(1)), "client", shard_map(1), LIMIT)
+    assert admitted.unheard == [(1, "16-1")]
+    assert admitted.refused == []
+    assert admitted.parts[0].indexes == [0]
+
+
 @pytest.mark.parametrize(
-    ("retry", "code"), [(0, "stale_map"), (4, "stale_map"), (5, "bad_request")]
+    ("told", "code", "named"),
+    [
+        (shard_map(16), "bad_request", "shards 0 to 15"),
+        (shard_map(17), "stale_map", "new here"),
+        ("nobody leads", "stale_map", "nobody leads"),
+    ],
 )
-def test_a_dependency_in_an_unknown_shard_is_refused_for_good_only_after_some_tries(
-    retry: int, code: str
+def test_only_who_knows_the_map_that_holds_refuses_for_good(
+    told: ShardMap | str, code: str, named: str
 ) -> None:
-    """The swarm may have grown, and its sender have heard of it earlier."""
-    item = Raw(b'{"work_type":"a","dependencies":["16-1"]}')
-    submit = Submit([item], command_id(1), retry)
-    error = admit(submit, "client", shard_map(1), LIMIT).refused[0].error
-    assert error is not None
-    assert (error.code, error.retry) == (code, code == "stale_map")
-    assert "16-1" in error.message
-    assert "shards 0 to 0" in error.message
+    refusal = unheard_of("16-1", told)
+    assert (refusal.code, refusal.retry) == (code, code == "stale_map")
+    assert "16-1" in refusal.message
+    assert named in refusal.message

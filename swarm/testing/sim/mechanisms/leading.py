@@ -133,6 +133,7 @@ class Leading(Mechanism):
 
     def on_coordinator(self, said: Said) -> None:
         """Nothing is answered that is not durable, or that was true before the question only."""
+        self.on_other(said)
         asked = self._asked.get(said.subject)
         if asked is None or "error" in said.body:
             return

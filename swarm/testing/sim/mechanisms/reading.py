@@ -87,6 +87,7 @@ class Reading(Mechanism):
     def on_coordinator(self, said: Said) -> None:
         """Whatever is answered is in the log, and as new as the question."""
         if said.tokens[0] != "_INBOX":
+            self.on_other(said)
             return
         body, verdict = said.body, self.scene.verdict
         if "as_of" not in body and body.get("error", {}).get("code") != "unknown_item":

@@ -17,9 +17,6 @@ from swarm.testing.sim.truth import Folded
 
 PRIORITIES = ("critical", "high", "medium", "low")
 
-#: In health every coordinator has heard of every shard after so long.
-HEARD_OF_S = 10.0
-
 
 class Submitting(Mechanism):
     """Clients submit batches, some under idempotency keys and more than once."""
@@ -127,11 +124,6 @@ class Submitting(Mechanism):
 
     def _refused(self, client: Client, logical: str, error: SwarmError) -> None:
         verdict = self.scene.verdict
-        healthy_s = self.scene.clock() - self.scene.calm_at_s
-        if "there are only the shards" in str(error) and healthy_s < HEARD_OF_S:
-            # By a coordinator that was cut off for so long that it does not know of all.
-            verdict.saw("refused for a new shard")
-            return
         clocks = self.scene.clocks
         if not isinstance(error, Refusal) or not clocks.may_be_refused(client.name, error):
             verdict.broken(f"[1] {logical} was not accepted: {error}")
