@@ -23,9 +23,8 @@ from swarm.testing.sim.traps import Traps
 from swarm.testing.sim.truth import Folded, Truth
 from swarm.testing.sim.verdict import Verdict, Violation
 
-#: A healthy swarm must have finished everything after this long (virtual seconds): many items
-#: that wait for one another, each for answers that nobody gives, take a minute.
-LIVENESS_S = 90.0
+#: A healthy swarm must have finished everything after this long (virtual seconds).
+LIVENESS_S = 45.0
 #: Between two looks at whether it has.
 LOOK_S = 0.25
 

@@ -25,7 +25,6 @@ from swarm.messages import (
     Prioritized,
     Progressed,
     Replayed,
-    Resolved,
     Told,
     Watched,
 )
@@ -51,9 +50,8 @@ MORE_THAN_GRACE = 1.5
 CANCELLER = "x1"
 BEFORE_S = 0.4
 #: When nothing goes wrong any more, a holder hears of it with one of its next heartbeats,
-#: though perhaps of a coordinator that had to open the shard first: an owner whose reading was
-#: lost just before waits for it for 5 s, and does not own the shard any more then.
-TOLD_S = 9.0
+#: though perhaps of a coordinator that had to open the shard first.
+TOLD_S = 4.0
 
 #: What may be said of an item that was cancelled, and of one whose holder was asked to stop.
 AFTER_CANCELLED = (Archived, Copied, Watched, Told)
@@ -66,9 +64,6 @@ AFTER_ASKED = (
     Prioritized,
     Progressed,
     Replayed,
-    # Not all that it depended on need be over: a dependency that was dead was brought back, or
-    # an operator brought the item itself back.  Their ends are still put down.
-    Resolved,
     Watched,
 )
 
