@@ -19,7 +19,8 @@ from swarm.sdk.calls import Calls
 #: Between two rounds over the shards: the first pause, doubled up to the longest.
 PAUSE_FIRST_S = 0.1
 PAUSE_LONGEST_S = 1.0
-#: A shard that does not answer within this time is asked again in the next round.
+#: A shard that only refuses for this long, without saying that it has no work, is passed over
+#: in this round.
 SHARD_S = 2.0
 
 _assignment_decoder = msgspec.json.Decoder(Assignment)
@@ -37,46 +38,38 @@ class Claimer:
         self._command_id = command_id
         self._work_types = list(work_types)
         self._lease_s = lease_s
-        #: Claims that were not answered: asked again as they are, since such a claim may
-        #: have been carried out, and then this is how we get to know of it.
-        self._unanswered: dict[int, Claim] = {}
 
     async def claim(
-        self, describe: Callable[[], Awaitable[Description]], wait_s: float
+        self, describe: Callable[[], Awaitable[Description]], wait_s: float, timeout_s: float
     ) -> Assignment | None:
         """The most urgent item of the first shard that has one; None after `wait_s` without.
 
-        Raises `NoAnswer` when a shard did not answer in the end, `Refusal`.
+        `timeout_s`: how long answers are waited for, besides that.  Raises `NoAnswer` when
+        a shard that was asked did not answer in the end, `Refusal`.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
+        work_by = loop.time() + wait_s
+        answered_by = work_by + timeout_s
         pause_s, first = PAUSE_FIRST_S, True
         while True:
-            last = loop.time() >= deadline
+            last = loop.time() >= work_by
             beats = (await describe()).coordinators
             if last and not any(beat.owns for beat in beats):
                 raise Refusal("unavailable", "no shard has an owner at the moment", retry=True)
             for shard in self._order(beats, everywhere=first or last):
-                found = await self._ask(shard)
+                found = await self._ask(shard, answered_by)
                 if found is not None:
                     return found
             if last:
-                break
+                return None
             first = False
             pause_s = min(PAUSE_LONGEST_S, 2 * pause_s)
             jitter = 0.5 + 0.5 * self._calls.runtime.rng.random()
-            await asyncio.sleep(min(pause_s * jitter, max(0.0, deadline - loop.time())))
-        if self._unanswered:
-            shards = ", ".join(map(str, self._unanswered))
-            raise NoAnswer(
-                f"no answer from shard {shards}: something may have been claimed there, which "
-                "is queued again when its lease has run out"
-            )
-        return None
+            await asyncio.sleep(min(pause_s * jitter, max(0.0, work_by - loop.time())))
 
     def _order(self, beats: list[Beat], *, everywhere: bool) -> list[int]:
         """Shards to ask: with ready work first; within a coordinator in random order."""
-        first, rest = list(self._unanswered), []
+        first, rest = list[int](), list[int]()
         for beat in beats:
             owned = list(beat.owns)
             self._calls.runtime.rng.shuffle(owned)
@@ -87,25 +80,40 @@ class Claimer:
                 rest += owned
         return list(dict.fromkeys([*first, *rest]))
 
-    async def _ask(self, shard: int) -> Assignment | None:
+    async def _ask(self, shard: int, deadline: float) -> Assignment | None:
+        """What this shard grants; None if it has nothing, or refuses for `SHARD_S`.
+
+        A claim without an answer may have been carried out.  No other shard is asked before
+        that is known: what was granted here would be held for a lease, and nobody at work on it.
+        """
         calls = self._calls
-        command = self._unanswered.pop(shard, None)
-        if command is None:
-            command = self._new_claim()
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            raise Refusal("unavailable", "not every shard could be asked in time", retry=True)
+        command = self._new_claim()
         subject = calls.subjects.shard(shard, "claim", calls.sender)
-        deadline = asyncio.get_running_loop().time() + SHARD_S
-        try:
-            return await calls.ask(
-                subject, command, _assignment_decoder, deadline, final=_ends_a_claim
-            )
-        except NoAnswer:
+        perhaps_granted = False
+        while True:
+            until = min(loop.time() + SHARD_S, deadline)
+            try:
+                return await calls.ask(
+                    subject, command, _assignment_decoder, until, final=_ends_a_claim
+                )
+            except NoAnswer:
+                perhaps_granted = True
+            except Refusal as refusal:
+                if refusal.code == "no_work":
+                    return None
+                if not refusal.retry:
+                    raise
+                if not perhaps_granted:
+                    return None
+            if loop.time() >= deadline:
+                raise NoAnswer(
+                    f"no answer from shard {shard}: something may have been claimed there, which "
+                    "is queued again when its lease has run out"
+                )
             command.retry += 1
-            self._unanswered[shard] = command
-            return None
-        except Refusal as refusal:
-            if refusal.code == "no_work" or refusal.retry:
-                return None
-            raise
 
     def _new_claim(self) -> Claim:
         if self._command_id:

@@ -44,6 +44,8 @@ class Holding(Asking):
 
         None if there is none within `wait_s`.  The claim holds for `lease_s` (0 = the item's
         or the swarm's default); end it with `complete`, `fail`, `release` or `wait`.
+        Answers are waited for `timeout_s` longer.  Raises `NoAnswer` if one did not come: then
+        something may be held until its lease has run out; `Refusal`.
         """
         if isinstance(work_types, str) or not work_types:
             raise Refusal("bad_request", "work_types is a list of one or more work types")
@@ -53,7 +55,8 @@ class Holding(Asking):
         async def describe() -> Description:
             return await self.describe(timeout_s=timeout_s)
 
-        assignment = await Claimer(self._calls, work_types, lease_s).claim(describe, wait_s)
+        claimer = Claimer(self._calls, work_types, lease_s)
+        assignment = await claimer.claim(describe, wait_s, timeout_s)
         return None if assignment is None else ClaimedItem.of(assignment)
 
     async def complete(

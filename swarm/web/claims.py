@@ -41,9 +41,9 @@ async def claim(calls: Calls, command: Claim, wait_s: float, timeout_s: float) -
 
     claimer = Claimer(calls, command.work_types, command.lease_s, command.command_id)
     try:
-        async with asyncio.timeout_at(deadline):
-            granted = await claimer.claim(described, min(wait_s, deadline - now()))
-    except TimeoutError as error:
+        wait_s = min(wait_s, max(0.0, deadline - now()))
+        granted = await claimer.claim(described, wait_s, max(0.0, deadline - now() - wait_s))
+    except NoAnswer as error:
         raise NoAnswer(
             "not every shard has answered in time; send the claim again, with the same key"
         ) from error

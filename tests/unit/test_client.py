@@ -311,12 +311,85 @@ def test_an_unanswered_claim_is_repeated_as_it_was() -> None:
     sim(scenario)
 
 
+def test_no_other_shard_is_asked_before_a_claim_without_answer_is_known() -> None:
+    # A second item from elsewhere, and the first would be held by nobody for a lease.
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        beats = [beat("c1", [0], feature=1), beat("c2", [1], feature=1)]
+        scripted.answers["describe"] = lambda body, n: described(*beats)
+        grants = {0: "0-1", 1: "1-1"}
+        lost: dict[str, int] = {}
+
+        def grant(body: dict[str, Any], _number: int) -> Any:
+            shard = shards_asked(scripted)[-1]
+            lost[body["command_id"]] = lost.get(body["command_id"], 0) + 1
+            return assignment(grants[shard]) if lost[body["command_id"]] > 4 else None
+
+        scripted.answers["claim"] = grant
+        started = loop_time()
+        found = await swarm.claim(["feature"])
+        assert found is not None
+        assert set(shards_asked(scripted)) == {int(found.work_item_id[0])}
+        assert len(lost) == 1
+        assert 4.0 <= loop_time() - started < 6.0
+
+    sim(scenario)
+
+
+def test_a_shard_that_only_refuses_is_passed_over() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        beats = [beat("c1", [0], feature=1), beat("c2", [1])]
+        scripted.answers["describe"] = lambda body, n: described(*beats)
+
+        def answer(_body: dict[str, Any], _number: int) -> Any:
+            if shards_asked(scripted)[-1] == 0:
+                return error("unavailable", retry=True)
+            return assignment("1-1")
+
+        scripted.answers["claim"] = answer
+        found = await swarm.claim(["feature"])
+        assert found is not None
+        assert found.work_item_id == "1-1"
+
+    sim(scenario)
+
+
+def test_a_refusal_after_a_claim_without_answer_does_not_tell_what_became_of_that() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [0, 1], feature=1))
+        started = loop_time()
+        scripted.answers["claim"] = lambda body, n: (
+            error("unavailable", retry=True) if loop_time() > started + 3.0 else None
+        )
+        with pytest.raises(NoAnswer, match="may have been claimed there"):
+            await swarm.claim(["feature"], timeout_s=8)
+        assert 8.0 <= loop_time() - started < 8.5
+        assert len({body["command_id"] for body in scripted.bodies("claim")}) == 1
+
+    sim(scenario)
+
+
+def test_not_every_shard_could_be_asked_in_time() -> None:
+    async def scenario(world: MemoryWorld) -> None:
+        swarm, scripted = await client(world)
+        scripted.answers["describe"] = lambda body, n: described(beat("c1", [0, 1, 2]))
+        scripted.answers["claim"] = lambda body, n: error("unavailable", retry=True)
+        with pytest.raises(Refusal, match="could be asked in time"):
+            await swarm.claim(["feature"], timeout_s=3)
+
+    sim(scenario)
+
+
 def test_a_claim_without_any_answer_says_what_may_have_happened() -> None:
     async def scenario(world: MemoryWorld) -> None:
         swarm, scripted = await client(world)
         scripted.answers["describe"] = lambda body, n: described(beat("c1", [3], feature=1))
+        started = loop_time()
         with pytest.raises(NoAnswer, match=r"shard 3.*lease"):
-            await swarm.claim(["feature"])
+            await swarm.claim(["feature"], timeout_s=5)
+        assert 5.0 <= loop_time() - started < 5.5
 
     sim(scenario)
 
