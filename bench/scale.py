@@ -24,7 +24,8 @@ from swarm.sdk.client import Swarm
 SIZES = ((2, 16), (4, 16), (8, 16), (2, 64), (8, 64))
 QUICK_SIZES = ((2, 4),)
 AGENTS = 1000
-ITEMS = 12_000
+#: Some seconds' work: in less, beats and the first exchange of slots would be most of it.
+ITEMS = 120_000
 #: How long the nodes are watched at rest.
 REST_S = 1.0
 READY_S = 300.0

@@ -21,7 +21,7 @@ from swarm.actors.handoff import Handoffs
 from swarm.actors.intake import Intake
 from swarm.actors.leader import Leader
 from swarm.actors.leaving import Leaving
-from swarm.actors.lending import SEEK_S, Lending
+from swarm.actors.lending import Lending
 from swarm.actors.measuring import Measuring
 from swarm.actors.ownership import Ownership
 from swarm.actors.presence import Presence
@@ -92,14 +92,13 @@ class Coordinator(Actor):
         self.leader = Leader(around, self.cluster, self._mailbox.wake)
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._measuring = Measuring(self._runtime, self._shards, self.leader)
-        self._lending = Lending(around, self._shards, self._say)
+        self._lending = Lending(around, self._shards, self._say, self._mailbox.wake)
         self._intake = Intake(
             around,
             self._instance,
             self.cluster,
             self._shards,
             self._sessions,
-            self._lending,
             self._say,
             draining=lambda: self.draining,
         )
@@ -113,7 +112,6 @@ class Coordinator(Actor):
         self._leaving = Leaving(around, self._say, self._presence.live)
         #: What to do with a message, by its verb.
         self._handlers = self._verbs()
-        self._takers_wanted = False
         self._tick_wanted = False
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -223,6 +221,7 @@ class Coordinator(Actor):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._lending.stop()
         await self._handoffs.stop()
         await self._intake.stop()
         await self.leader.stop()
@@ -254,12 +253,12 @@ class Coordinator(Actor):
             await self._mailbox.wait()
             while self._mailbox:
                 self._take(self._mailbox.pop())
+            self._lending.grant_wishes()
             self._wake_workers()
             live, ready = self._presence.live(), self._shards.ready()
             self._lending.give_back(ready)
             self._lending.offer(live, ready)
-            if self._takers_wanted and len(live) > 1:
-                self._seek_takers(live)
+            self._lending.seek(live)
             self._tell_gone()
             self._tell_news(ready)
             await self._say.flush()
@@ -299,15 +298,8 @@ class Coordinator(Actor):
 
     def _look_for_takers(self) -> None:
         """A shard has committed: there may be ready work that nobody here can take."""
-        self._takers_wanted = True
+        self._lending.wanted = True
         self._mailbox.wake()
-
-    def _seek_takers(self, live: dict[str, Beat]) -> None:
-        if self._lending.seek(live):
-            self._takers_wanted = False
-            return
-        # Too early: once more a little later.  Waking up twice does no harm.
-        asyncio.get_running_loop().call_later(SEEK_S, self._mailbox.wake)
 
     # --- beats --------------------------------------------------------------------------
 
@@ -316,7 +308,7 @@ class Coordinator(Actor):
         self.cluster.heard(beat)
         if not self._presence.heard(beat):
             # It may have the free slots that ready work here is waiting for.
-            self._takers_wanted = True
+            self._lending.wanted = True
 
     async def _beat_forever(self) -> None:
         while True:
@@ -394,6 +386,6 @@ class Coordinator(Actor):
                 live, settled = self._presence.live(), self._shards.settled
                 self.leader.look_around(live, settled, self.draining)
             self._tell_gone()
-            self._takers_wanted = True
+            self._lending.wanted = True
         self._tick_wanted = True
         self._mailbox.wake()

@@ -12,7 +12,6 @@ import msgspec
 
 from swarm.actors.answers import error_body
 from swarm.actors.cluster_copy import ClusterCopy
-from swarm.actors.lending import Lending
 from swarm.actors.moves import Moves
 from swarm.actors.ownership import Ownership
 from swarm.actors.requests import Request, decode_body
@@ -70,7 +69,6 @@ class Intake:
         cluster: ClusterCopy,
         shards: Ownership,
         sessions: Sessions,
-        lending: Lending,
         say: Outgoing,
         draining: Callable[[], bool],
     ) -> None:
@@ -83,7 +81,6 @@ class Intake:
         self._cluster = cluster
         self._shards = shards
         self._sessions = sessions
-        self._lending = lending
         self._say = say
         self._draining = draining
         self._hearing = around.hearing
@@ -221,8 +218,6 @@ class Intake:
                 self._say(self._subjects.agent_control(sender, session), _encode(control))
         else:
             self._pool.update(slots, next_.number, next_.slots, next_.received, self._clock())
-            if self._pool.wished():
-                self._lending.grant_wishes()
 
     def _refuse_command(self, command: ItemCommand, agent: str, session: str) -> None:
         refusal = Refusal("bad_request", f"{command.work_item_id[:80]!r} is no work item id")
@@ -254,4 +249,3 @@ class Intake:
             if listed or worker.knows(sender, heartbeat.session):
                 part = msgspec.structs.replace(heartbeat, held=listed)
                 worker.put(Request("heartbeat", sender, part))
-        self._lending.grant_wishes()

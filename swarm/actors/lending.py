@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
 from swarm.core.syncing import UNTOLD
+from swarm.core.turnover import Turnover, waits_longer
 from swarm.messages import Beat, Borrow, Credit, Lend
 
 log = structlog.get_logger()
@@ -24,8 +26,8 @@ _lend = msgspec.json.Decoder(Lend)
 LEND_MAX = 64
 #: Lent slots that are not used by then go back.
 LEND_S = 2.0
-#: Between two times of asking for the same.
-SEEK_S = 0.02
+#: Between two times of asking for the same, while nobody gives any: wishes are kept for longer.
+SEEK_S = 0.1
 
 
 class Lending:
@@ -36,7 +38,10 @@ class Lending:
     work for the shards of their own coordinator only.
     """
 
-    def __init__(self, around: Surroundings, shards: Ownership, say: Outgoing) -> None:
+    def __init__(
+        self, around: Surroundings, shards: Ownership, say: Outgoing, wake: Callable[[], None]
+    ) -> None:
+        """`wake`: called when it is time to seek once more."""
         self._hearing = around.hearing
         self._me = around.coordinator
         self._pool = around.pool
@@ -44,11 +49,17 @@ class Lending:
         self._say = say
         self._subjects = around.subjects
         self._clock = asyncio.get_running_loop().time
-        self._strict = around.settings.shard_affinity == "strict"
+        affinity = around.settings.shard_affinity
+        self._strict, self._local = affinity == "strict", affinity == "local"
+        self._turnover = Turnover(self._clock())
         #: Types of ready work that nobody here can do, said already.
         self._stranded: dict[str, None] = {}
-        #: When slots were asked for, by type, while it has had none since.
+        #: When slots were asked for, by type, while the work waits and no peer has given any.
         self._sought: dict[str, float] = {}
+        #: Whether there may be ready work here that nobody here can take.
+        self.wanted = False
+        self._wake = wake
+        self._again: asyncio.TimerHandle | None = None
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -62,9 +73,12 @@ class Lending:
         ready = self._shards.ready()
         for work_type, wanted in borrow.ready.items():
             asked = min(wanted, LEND_MAX)
-            part = [] if ready.get(work_type) else self._pool.lend(work_type, asked, now)
+            own = ready.get(work_type, 0)
+            part = [] if own else self._pool.lend(work_type, asked, now)
             lent += part
             short = asked - sum(credit.slots for credit in part)
+            if own and self._local and not self._waits_longer(work_type, borrow, own):
+                short = 0
             self._pool.wish(work_type, peer, short, now + LEND_S)
         self._lend(peer, lent)
 
@@ -78,9 +92,10 @@ class Lending:
         for credit in lend.credits:
             if lend.expires_s > 0:
                 self._pool.borrowed(credit, self._clock() + lend.expires_s, peer)
+                for work_type in credit.work_types:
+                    self._sought.pop(work_type, None)
             else:
                 self._pool.returned(credit)
-        self.grant_wishes()
 
     def give_back(self, ready: dict[str, int]) -> None:
         """Return borrowed slots that nothing `ready` here can use: it was done meanwhile."""
@@ -89,13 +104,19 @@ class Lending:
 
     def grant_wishes(self) -> None:
         """Give slots that came free to the peers that asked, in turn with our own shards."""
+        now = self._clock()
+        self._turnover.look(self._pool.taken, now)
         wished = self._pool.wished()
         if not wished or not self._hearing():
             return
-        now, ready = self._clock(), self._shards.ready()
+        ready = self._shards.ready()
+        lent: dict[str, list[Credit]] = {}
         for work_type in wished:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
-                self._lend(*granted)
+                peer, moved = granted
+                lent.setdefault(peer, []).extend(moved)
+        for peer, moved in lent.items():
+            self._lend(peer, moved)
 
     def offer(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
         """Move free slots that nothing `ready` here can use to peers whose beats show work.
@@ -121,35 +142,59 @@ class Lending:
                 self._offered[peer, work_type] = (beat.number, offered + given)
                 self._lend(peer, lent)
 
-    def seek(self, live: dict[str, Beat]) -> bool:
-        """Ask peers for slots for what is ready here and has no taker.
+    def seek(self, live: dict[str, Beat]) -> None:
+        """If `wanted`, ask peers for slots for what is ready here and has no taker.
 
-        Once for each time that they are needed, and again while they are still.  False when
-        it is too early for that: call it once more in `SEEK_S`.
+        Once for each time that they are needed, and again while they are still.
         """
+        if not self.wanted or len(live) < 2:
+            return
+        self.wanted = False
+        if not self._seek(live) and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(SEEK_S, self._seek_again)
+
+    def stop(self) -> None:
+        """Ask nobody any more; safe to call twice."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def _seek_again(self) -> None:
+        self._again = None
+        self.wanted = True
+        self._wake()
+
+    def _seek(self, live: dict[str, Beat]) -> bool:
+        """False when it is too early for something: to be tried again in `SEEK_S`."""
         if self._strict:
             self._tell_stranded(live)
             return True
         now, later = self._clock(), False
         needed: dict[str, dict[str, int]] = {}
-        unserved = {
-            work_type: count
-            for work_type, count in self._shards.ready().items()
-            if not self._pool.has_free(work_type)
-        }
-        # What was served since is asked for at once when it is needed again.
-        self._sought = {name: at for name, at in self._sought.items() if name in unserved}
-        for work_type, ready in unserved.items():
+        waiting = self._shards.ready()
+        # What was done since is asked for at once when there is more.
+        self._sought = {name: at for name, at in self._sought.items() if name in waiting}
+        for work_type, ready in waiting.items():
+            if self._pool.has_free(work_type):
+                continue
             if now - self._sought.get(work_type, -SEEK_S) < SEEK_S:
                 later = True
                 continue
             self._sought[work_type] = now
             for peer in self._askable(work_type, live):
                 needed.setdefault(peer, {})[work_type] = ready
+        rates = self._turnover.rates
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
-            self._say(subject, _encode(Borrow(types)))
+            known = {work_type: rates[work_type] for work_type in types if work_type in rates}
+            self._say(subject, _encode(Borrow(types, known)))
         return not later
+
+    def _waits_longer(self, work_type: str, borrow: Borrow, own: int) -> bool:
+        """Whether work of this type waits longer for slots there than here."""
+        rate = borrow.rates.get(work_type, 0.0)
+        ours = self._turnover.rates.get(work_type, 0.0)
+        return waits_longer(borrow.ready[work_type], rate, own, ours)
 
     def _lacking(self, work_type: str, peer: str, live: dict[str, Beat]) -> int:
         """Ready items of the peer that no slots are for: its own, and those of who has more."""

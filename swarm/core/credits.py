@@ -85,6 +85,8 @@ class CreditPool:
         self._owed: dict[str, int] = {}
         #: Free slots that wishes leave to our own shards, until those take them.
         self._kept: dict[str, int] = {}
+        #: Slots that items of our own shards have taken, by type.
+        self.taken: dict[str, int] = {}
 
     # --- sessions -----------------------------------------------------------------
 
@@ -158,6 +160,7 @@ class CreditPool:
         kept = self._kept.get(work_type)
         if kept and slots.expires_at is None:
             self._kept[work_type] = kept - 1
+        self.taken[work_type] = self.taken.get(work_type, 0) + 1
         self._use(slots, now)
         return slots
 

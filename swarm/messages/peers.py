@@ -82,6 +82,8 @@ class Borrow(Struct, omit_defaults=True):
 
     #: Ready items by work type.
     ready: dict[str, int]
+    #: How many of those types a second found a slot lately; absent: none.
+    rates: dict[str, float] = {}
 
 
 class Lend(Struct, omit_defaults=True):

@@ -77,6 +77,36 @@ def test_while_both_have_work_own_shards_go_first_but_others_do_not_starve(
     on_cluster(scenario, settings=with_(shard_affinity=affinity))
 
 
+@pytest.mark.parametrize(("c2_has", "moved"), [(60, 0), (300, 10)])
+def test_coordinators_that_are_both_busy_do_not_exchange_slots(c2_has: int, moved: int) -> None:
+    # Both have an agent that does ten items a second; only a much longer wait is a reason.
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await submit_to(cluster, "c1", 100)
+        await submit_to(cluster, "c2", c2_has + 40)
+        agents = [await agent_at(cluster, "c1", "a1"), await agent_at(cluster, "c2", "a2")]
+
+        async def work(agent: HandAgent, first: int, last: int) -> None:
+            for number in range(first, last):
+                await until(lambda: len(agent.assigned()) > number)  # noqa: B023 - awaited here
+                item, token = agent.assigned()[number]
+                await pass_time(0.1)
+                command = Complete(cluster.runtime(1000 + number).new_id(), item, token)
+                await agent.next(1, command)
+
+        # Until both know how fast theirs goes, and what was asked for before is forgotten.
+        await asyncio.gather(*(work(agent, 0, 40) for agent in agents))
+        lent: list[str] = []
+        cluster.world.on_publish(
+            lambda node, subject, *rest: lent.append(subject) if ".lend." in subject else None
+        )
+        await asyncio.gather(*(work(agent, 40, 60) for agent in agents))
+        assert len(lent) <= moved
+        assert bool(lent) is bool(moved)
+
+    on_cluster(scenario, settings=BASE)
+
+
 @pytest.mark.parametrize("affinity", ["local", "none"])
 def test_work_without_an_agent_at_its_coordinator_is_done_by_others(affinity: str) -> None:
     async def scenario(cluster: Cluster) -> None:

@@ -339,7 +339,7 @@ EXAMPLES: dict[str, tuple[Struct, Struct]] = {
     # coordinators among themselves
     "Beat": (SPARSE_BEAT, RICH_BEAT),
     "Credit": (CREDIT, CREDIT),
-    "Borrow": (m.Borrow({}), m.Borrow({"feature": 20})),
+    "Borrow": (m.Borrow({}), m.Borrow({"feature": 20}, {"feature": 1.5})),
     "Lend": (m.Lend([], 2.0), m.Lend([CREDIT], 2.0)),
     "Attention": (
         m.Attention(SESSION, "coordinator-1"),
