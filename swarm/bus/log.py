@@ -19,7 +19,7 @@ older than `SURE_S`, the only kind that can have slept through a restore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
@@ -195,11 +195,7 @@ class FencedLog:
         Steps over foreign entries; raises `Deposed` on another owner's.
         """
         before, last = self.position.at, self._last
-        try:
-            entries = await read_on(self._bus, self.position, last)
-        except (BusTimeout, BusUnavailable):
-            entries = []
-        for stored in entries:
+        for stored in await self._read(read_on(self._bus, self.position, last)):
             if last is not None and stored.seq == last.seq:
                 self._check_same(stored, last)
                 continue
@@ -229,16 +225,24 @@ class FencedLog:
         """The entry that was just appended must continue what this process has folded."""
         last = self._last
         while last is not None:
-            try:
-                found = await self._bus.read(self.position.log, last.seq, 1)
-            except (BusTimeout, BusUnavailable):
-                found = []
+            found = await self._read(self._bus.read(self.position.log, last.seq, 1))
             if found:
                 self._check_same(found[0], last)
                 return
             # The replica that was asked is behind.
             self._check_silence()
             await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _read(self, reading: Awaitable[list[Entry]]) -> list[Entry]:
+        """Nothing if no answer comes in the time that an append has.
+
+        The bus would wait for longer, and meanwhile the owner proves nothing.
+        """
+        try:
+            async with asyncio.timeout(self._append_timeout_s):
+                return await reading
+        except (BusTimeout, BusUnavailable, TimeoutError):
+            return []
 
     def _check_same(self, found: Entry, last: Entry) -> None:
         if (found.seq, found.data) != (last.seq, last.data):
