@@ -26,7 +26,7 @@ SETTINGS = Settings(
     dedupe_count=1000,
     # Small enough that every schedule compacts, archives and purges.
     log_floor_bytes=3000,
-    cache_max_size=6,
+    cache_max_size=2,
     retry_backoff_s=0.2,
     retry_backoff_max_s=2.0,
     deadline_grace_s=1.0,

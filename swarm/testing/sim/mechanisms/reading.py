@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct
 
-from swarm.errors import NoAnswer, Refusal, WorkCancelled, WorkFailed
+from swarm.errors import BusUnavailable, NoAnswer, Refusal, WorkCancelled, WorkFailed
+from swarm.messages import Archived, Opened
+from swarm.sdk.client import Swarm
+from swarm.subjects import item_id
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism, Said
+from swarm.testing.sim.processes import Role
 from swarm.testing.sim.scene import Scene
+from swarm.testing.sim.truth import Folded
+
+#: A process that asks every new owner for what it can know least of: what was archived last.
+ASKER = "q1"
+#: So many items.
+LATEST = 8
 
 
 class _Asked(Struct):
@@ -31,6 +42,10 @@ class Reading(Mechanism):
         super().__init__(scene)
         #: Requests by their reply subject.
         self._asked: dict[str, _Asked] = {}
+        #: What was archived last, by shard; and what the asker has still to ask for.
+        self._archived: dict[int, list[str]] = {}
+        self._wanted: list[str] = []
+        self._opened = asyncio.Event()
 
     # --- what is done ----------------------------------------------------------------
 
@@ -41,12 +56,29 @@ class Reading(Mechanism):
             return
         work_item_id = rng.choice(client.ids)
         kind = rng.choice(("get", "get", "get", "list", "stats", "result"))
-        client.meanwhile(self._ask(client, kind, work_item_id))
+        client.meanwhile(self._ask(client.swarm, kind, work_item_id))
 
-    async def _ask(self, client: Client, kind: str, work_item_id: str) -> None:
-        swarm = client.swarm
+    def roles(self) -> dict[str, Role]:
+        """One that asks whoever has just opened a shard."""
+        return {ASKER: self._asker}
+
+    async def _asker(self, name: str, _leave: asyncio.Event) -> None:
+        scene = self.scene
+        bus = scene.world.connect(name)
+        swarm = Swarm(bus, scene.runtime(name))
+        while not scene.calm:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._opened.wait()
+            self._opened.clear()
+            wanted, self._wanted = self._wanted, []
+            await asyncio.gather(*(self._ask(swarm, "get", item) for item in wanted))
+        await swarm.close()
+        await bus.close()
+
+    async def _ask(self, swarm: Swarm, kind: str, work_item_id: str) -> None:
         # Under faults a read may find nobody in time: that is no lie.
-        with contextlib.suppress(NoAnswer, TimeoutError):
+        with contextlib.suppress(NoAnswer, TimeoutError, BusUnavailable):
             try:
                 if kind == "get":
                     seen = await swarm.get(work_item_id, timeout_s=5.0)
@@ -57,17 +89,17 @@ class Reading(Mechanism):
                 elif kind == "stats":
                     await swarm.stats(timeout_s=5.0)
                 else:
-                    await self._await_result(client, work_item_id)
+                    await self._await_result(swarm, work_item_id)
             except Refusal as refusal:
                 if not refusal.retry:
                     self.scene.verdict.broken(f"[2] {kind} of {work_item_id}: {refusal}")
                 return
             self.scene.verdict.saw(f"read {kind}")
 
-    async def _await_result(self, client: Client, work_item_id: str) -> None:
+    async def _await_result(self, swarm: Swarm, work_item_id: str) -> None:
         status, token = "completed", ""
         try:
-            token = (await client.swarm.result(work_item_id, timeout=8.0))["token"]
+            token = (await swarm.result(work_item_id, timeout=8.0))["token"]
         except WorkFailed as failed:
             status = "cancelled" if isinstance(failed, WorkCancelled) else "dead"
         known = self.scene.truth.items[work_item_id]
@@ -77,6 +109,16 @@ class Reading(Mechanism):
             self.scene.verdict.broken(f"[2] {work_item_id} is {known}, not {status} by {token}")
 
     # --- what must hold --------------------------------------------------------------
+
+    def on_event(self, folded: Folded) -> None:
+        """A shard has a new owner: it is asked."""
+        event, archived = folded.event, self._archived.setdefault(folded.shard, [])
+        if isinstance(event, Archived):
+            archived += [item_id(folded.shard, number) for number in event.n]
+            del archived[:-LATEST]
+        elif isinstance(event, Opened) and archived:
+            self._wanted += archived
+            self._opened.set()
 
     def on_other(self, said: Said) -> None:
         """Somebody asks."""
