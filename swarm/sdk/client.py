@@ -240,7 +240,7 @@ class Swarm(Looking, Holding, Operating):
 
     async def retry(self, work_item_id: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Queue a dead item again, with all its attempts and its history; or a scheduled or
-        blocked one now.
+        blocked one now.  From then on it waits for nothing that it depends on.
 
         One that is queued or claimed stays as it is.  Raises `Refusal` (``already_finished``
         for a completed or cancelled one, ``bad_request`` for a waiting one), `NoAnswer`.

@@ -25,6 +25,7 @@ from swarm.messages import (
     Prioritized,
     Progressed,
     Replayed,
+    Resolved,
     Told,
     Watched,
 )
@@ -53,7 +54,8 @@ BEFORE_S = 0.4
 #: though perhaps of a coordinator that had to open the shard first.
 TOLD_S = 4.0
 
-#: What may be said of an item that was cancelled, and of one whose holder was asked to stop.
+#: What may be said of an item that was cancelled, and of one whose holder was asked to stop
+#: (whether it may be `Resolved` is looked at by `Depending`).
 AFTER_CANCELLED = (Archived, Copied, Watched, Told)
 AFTER_ASKED = (
     Asked,
@@ -64,6 +66,7 @@ AFTER_ASKED = (
     Prioritized,
     Progressed,
     Replayed,
+    Resolved,
     Watched,
 )
 

@@ -69,6 +69,11 @@ class _Dependent(Struct):
         wanted = all(ends) if self.policy == "run" else set(ends) == {"completed"}
         return wanted or self.freed
 
+    def may_learn_at_work(self, on: str) -> bool:
+        """Whether that one may still end, or end otherwise, when this item is held already."""
+        brought_back = self.policy == "run" and self.resolved.get(on) == "dead"
+        return self.freed or brought_back
+
 
 class Depending(Mechanism):
     """Items depend on earlier ones of their batch, on others, of any shard, and on none."""
@@ -187,7 +192,11 @@ class Depending(Mechanism):
 
     def _resolved(self, name: str, event: Resolved, folded: Folded) -> None:
         self._check_outcome(event.on, event.status, event.result, omitted=event.omitted)
-        self._dependents[name].resolved[event.on] = event.status
+        known = self._dependents[name]
+        assert folded.item is not None, "it is about one item"
+        if folded.item.status == "claimed" and not known.may_learn_at_work(event.on):
+            self._broken(f"{name} is claimed, and learns how {event.on} ended: {known}")
+        known.resolved[event.on] = event.status
         self.scene.traps.logged("resolved logged", folded.node)
         if event.status != "completed":
             there = self.scene.truth.items.get(event.on)
