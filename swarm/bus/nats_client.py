@@ -58,6 +58,8 @@ WEBSOCKET = ("ws://", "wss://")
 #: Subjects whose lines are remembered: an agent's is the same for each item.
 BEGINS_MAX = 8192
 
+#: A message below this is put together at once, of more bytes each part is kept.
+SMALL = 4096
 #: Would end the subject early, or the line.
 BLANK = re.compile(r"\s")
 
@@ -104,23 +106,31 @@ class NatsClient(Client):
         if self.lost.done():
             raise ConnectionLost
         size = len(data)
+        known = self._begins.get(subject) if not (reply or headers) else None
+        if known is not None and size < SMALL:
+            message = b"%b%d\r\n%b\r\n" % (known, size, data)
+            self._pending.append(message)
+            self._pending_data_size += len(message)
+        else:
+            self._pend(subject, data, reply, headers)
+        queue = self._flush_queue
+        assert queue is not None, "only connected clients are handed out"
+        if queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _pend(
+        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
+    ) -> None:
+        size = len(data)
         if headers:
             head = encode_headers(headers)
             begin = b"H%b%d " % (self._begin(subject, reply), len(head))
             start = b"%b%d\r\n%b" % (begin, len(head) + size, head)
         else:
-            known = self._begins.get(subject) if not reply else None
-            start = b"%b%d\r\n" % (known or self._begin(subject, reply), size)
+            start = b"%b%d\r\n" % (self._begin(subject, reply), size)
         # Large data is not copied here; it is once when all that is pending is written.
-        if size < 4096:
-            self._pending.append(b"%b%b\r\n" % (start, data))
-        else:
-            self._pending += (start, data, b"\r\n")
+        self._pending += (start, data, b"\r\n")
         self._pending_data_size += len(start) + size + 2
-        queue = self._flush_queue
-        assert queue is not None, "only connected clients are handed out"
-        if queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
 
     def _begin(self, subject: str, reply: str) -> bytes:
         """How a message's line begins; remembered for what has no reply subject."""

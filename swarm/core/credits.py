@@ -157,19 +157,20 @@ class CreditPool:
         if not waiting:
             return None
         slots = next(iter(waiting.values()))
-        kept = self._kept.get(work_type)
-        if kept and slots.expires_at is None:
-            self._kept[work_type] = kept - 1
+        if self._kept and slots.expires_at is None:
+            kept = self._kept.get(work_type)
+            if kept:
+                self._kept[work_type] = kept - 1
         self.taken[work_type] = self.taken.get(work_type, 0) + 1
         self._use(slots, now)
         return slots
 
     def _use(self, slots: Slots, now: float) -> None:
-        assert slots.free > 0, "only sessions with free slots wait"
+        free = slots.free - 1
         slots.sent += 1
         slots.sent_at = now
-        self._set_free(slots, slots.free - 1)
-        if slots.free:
+        self._set_free(slots, free)
+        if free:
             for other in slots.work_types:
                 self._waiting[other].move_to_end(slots.key)
 

@@ -42,15 +42,16 @@ class _Lane:
 
     def smallest(self) -> int:
         """The smallest number of both, 0 when there is none."""
-        fresh, returned = self.fresh, self.returned
-        if returned and (not fresh or returned[0] < fresh[0]):
-            return returned[0]
+        fresh = self.fresh
+        if self.returned and (not fresh or self.returned[0] < fresh[0]):
+            return self.returned[0]
         return fresh[0] if fresh else 0
 
     def pop(self, number: int) -> None:
         """Remove the smallest number, which is `number`."""
-        if self.returned and self.returned[0] == number:
-            heappop(self.returned)
+        returned = self.returned
+        if returned and returned[0] == number:
+            heappop(returned)
         else:
             self.fresh.popleft()
 
@@ -67,6 +68,8 @@ class Lanes:
         self._items = items
         self._ageing_s = ageing_s
         self._lanes: dict[str, tuple[_Lane, ...]] = {}
+        #: Of each type those that have a ready item.
+        self._filled: dict[str, list[_Lane]] = {}
         #: Ready items by work type; types stay listed with 0.
         self.ready: dict[str, int] = {}
 
@@ -77,10 +80,14 @@ class Lanes:
         if lanes is None:
             lanes = self._lanes[work_type] = tuple(_Lane(rank) for rank in range(len(PRIORITIES)))
             self.ready[work_type] = 0
+            self._filled[work_type] = []
         lane = lanes[item.rank]
         lane.add(number)
         self.ready[work_type] += 1
-        if not lane.head or number < lane.head:
+        if not lane.head:
+            self._filled[work_type].append(lane)
+            self._set_head(lane, item)
+        elif number < lane.head:
             self._set_head(lane, item)
 
     def best(self, work_types: Iterable[str]) -> int | None:
@@ -88,11 +95,8 @@ class Lanes:
         best = 0
         best_score = 0.0
         for work_type in work_types:
-            for lane in self._lanes.get(work_type, ()):
-                head = lane.head
-                if not head:
-                    continue
-                score = lane.score
+            for lane in self._filled.get(work_type, ()):
+                head, score = lane.head, lane.score
                 if not best or score < best_score or (score == best_score and head < best):
                     best, best_score = head, score
         return best or None
@@ -121,13 +125,16 @@ class Lanes:
                         yield number
 
     def _next_head(self, lane: _Lane, left: Item) -> None:
-        while number := lane.smallest():
+        fresh = lane.fresh
+        # Nearly always none has returned, and the next in the queue is the one.
+        while number := lane.smallest() if lane.returned or not fresh else fresh[0]:
             item = self._items.get(number)
             if item is not None and item is not left and _is_in(item, left.work_type, lane.rank):
                 self._set_head(lane, item)
                 return
             lane.pop(number)
         lane.head = 0
+        self._filled[left.work_type].remove(lane)
 
     def _set_head(self, lane: _Lane, item: Item) -> None:
         lane.head = item.number

@@ -43,6 +43,7 @@ from swarm.messages import (
     Accepted,
     Archived,
     Claimed,
+    Completed,
     Copied,
     Dependency,
     Due,
@@ -152,6 +153,12 @@ class Shard:
                 # Every item is claimed, and weighs as much as before.
                 life(self, item, event)
                 self.tally.moved(number, "queued", "claimed")
+                return
+            if kind is Completed and item.story is None:
+                # And nearly every one is completed: by its holder, and weighs more by the result.
+                life(self, item, event)
+                self.live_bytes += len(memoryview(getattr(event, "result")))  # noqa: B009
+                self.tally.moved(number, "claimed", "completed")
                 return
             weighed, before = burden(item), item.status
             life(self, item, event)
