@@ -26,7 +26,8 @@ from swarm.errors import BadConfig, BusError, Undecodable
 log = structlog.get_logger()
 
 #: Pauses between two looks at the log: after one that found something, doubled up to the longest.
-LOOK_FIRST_S = 0.05
+#: A look costs as much as writing an entry, and what it finds has still to be folded.
+LOOK_FIRST_S = 0.2
 LOOK_LONGEST_S = 1.0
 #: A log that cannot be folded is read again after this time.
 BROKEN_S = 30.0

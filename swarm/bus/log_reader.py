@@ -72,6 +72,11 @@ async def read_on(bus: Bus, position: LogPosition, last: Entry | None) -> list[E
     return entries
 
 
+def _is_short(entries: list[Entry]) -> bool:
+    """Whether there was no more to read when this page was: neither number nor size ended it."""
+    return len(entries) < PAGE // 2 and sum(len(entry.data) for entry in entries) < LARGE
+
+
 class LogReader(Generic[StateT]):
     """Folds a log from where it begins, page by page; starts over when it missed something.
 
@@ -128,6 +133,9 @@ class LogReader(Generic[StateT]):
                 if self._clock() - began > SLICE_S:
                     await self._rest()
                     began = self._clock()
+            else:
+                if self.state.complete and _is_short(entries):
+                    return
             if 0 < up_to <= self.position.at:
                 return
             await self._rest()

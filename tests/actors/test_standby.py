@@ -92,6 +92,8 @@ def test_a_takeover_reads_only_what_came_last() -> None:
         assert last > 10
         read: list[tuple[str, int]] = []
         heir = cluster.coordinators["c2"]
+        standby = heir._shards.standbys._standbys[0]
+        await until(lambda: standby.reader.position.at == last, deadline_s=1.5)
         original = heir._bus.read
 
         async def watched(log: str, from_seq: int, limit: int) -> Any:
