@@ -32,14 +32,23 @@ class Trail:
 
     def oldest_seq(self) -> int | None:
         """No entry before this one is needed for the items; None: there is no item."""
+        self.tidy(len(self._numbers))
+        return self._seqs[0] if self._seqs else None
+
+    def tidy(self, most: int) -> None:
+        """Drop what has come to the front and does not count any more, so many at most.
+
+        Only an owner asks for the oldest: whoever merely follows must do this whenever something
+        stops counting, and for two where one does, so that it gets there in the end.
+        """
         numbers, seqs, items = self._numbers, self._seqs, self._items
-        while numbers:
+        while numbers and most > 0:
             item = items.get(numbers[0])
             if item is not None and item.seq == seqs[0]:
-                return seqs[0]
+                return
             numbers.popleft()
             seqs.popleft()
-        return None
+            most -= 1
 
     def __iter__(self) -> Iterator[Item]:
         """The items, oldest statement first."""

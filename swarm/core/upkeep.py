@@ -78,6 +78,7 @@ def archived(shard: Shard, event: Archived) -> None:
         assert number not in shard.untold, f"item {number} is archived, dependents are not told"
         shard.archived[item.end.status] += 1
         shard.drop(item)
+    shard.trail.tidy(2 * len(event.n))
     for ended in shard.finished.values():
         while ended and ended[0] not in shard.items:
             ended.popleft()
@@ -92,6 +93,7 @@ def copied(shard: Shard, event: Copied) -> None:
             continue
         assert not shard.complete, f"item {number} is stated again, and there is none"
         _take_in(shard, _item_decoder.decode(raw))
+    shard.trail.tidy(2 * len(event.n))
 
 
 def _take_in(shard: Shard, item: Item) -> None:
