@@ -26,8 +26,14 @@ from swarm.messages import (
 from swarm.sdk.client import Swarm
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism, Said
-from swarm.testing.sim.processes import Processes
+from swarm.testing.sim.processes import Processes, Role
 from swarm.testing.sim.scene import Scene
+
+#: Somebody who sends every new leader once more what was asked last, in the name of who asked
+#: (as a message that comes late); so often, as it may not listen yet.
+OPERATOR = "o1"
+TIMES = 3
+PAUSE_S = 0.1
 
 #: Once all is healthy, routers and coordinators know of the latest rules within this time.
 KNOWN_S = 10.0
@@ -60,6 +66,9 @@ class Leading(Mechanism):
         self._carried_out: dict[str, str] = {}
         self._versions: list[RoutingRules] = []
         self._leaders: list[str] = []
+        #: The rules that were asked for last, as they were sent; set: there is a new leader.
+        self._last = ("", b"")
+        self._opened = asyncio.Event()
 
     # --- what is done ----------------------------------------------------------------
 
@@ -92,6 +101,29 @@ class Leading(Mechanism):
             await client.swarm.cluster(timeout_s=5.0)
             self.scene.verdict.saw("cluster looked at")
 
+    def roles(self) -> dict[str, Role]:
+        """One through whom commands come late, after the leader that carried them out has gone."""
+        return {OPERATOR: self._operator}
+
+    async def _operator(self, name: str, _leave: asyncio.Event) -> None:
+        scene, tries = self.scene, 0
+        bus = scene.world.connect(name)
+        while not scene.calm:
+            # Looked at now and then, as the end of the faults wakes nobody.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._opened.wait()
+            sender, again = self._last
+            for _ in range(TIMES if again and self._opened.is_set() else 0):
+                tries += 1
+                # Under faults it may not be sent; nobody waits for the answer.
+                with contextlib.suppress(BusError):
+                    subject = scene.subjects.control("rules", sender)
+                    await bus.publish(subject, again, f"_INBOX.{sender}.{name}.{tries}")
+                await asyncio.sleep(PAUSE_S)
+            self._opened.clear()
+        await bus.close()
+
     # --- what must hold --------------------------------------------------------------
 
     def on_cluster(self, event: ClusterEvent, node: str) -> None:
@@ -100,6 +132,7 @@ class Leading(Mechanism):
         match event:
             case Opened():
                 self._leaders.append(node)
+                self._opened.set()
                 if event.coordinator != node:
                     verdict.broken(f"[3] {node} opened the cluster log for {event.coordinator}")
             case RulesSet():
@@ -129,6 +162,8 @@ class Leading(Mechanism):
         """Somebody asks the leader."""
         if said.reply and said.tokens[1:2] == ["control"] and said.reply not in self._asked:
             sequence = self.scene.truth.cluster_at.last
+            if said.tokens[2] == "rules":
+                self._last = (said.tokens[-1], said.data)
             self._asked[said.reply] = _Asked(said.tokens[2], said.data, sequence)
 
     def on_coordinator(self, said: Said) -> None:

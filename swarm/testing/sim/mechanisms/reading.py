@@ -67,6 +67,7 @@ class Reading(Mechanism):
         bus = scene.world.connect(name)
         swarm = Swarm(bus, scene.runtime(name))
         while not scene.calm:
+            # Looked at now and then, as the end of the faults wakes nobody.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._opened.wait()
