@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
-from swarm.testing.sim.__main__ import outcomes
+from swarm.testing.sim.__main__ import begin_in_pool, outcomes
 from swarm.testing.sim.mechanisms import MECHANISMS
 from swarm.testing.sim.mishaps import KINDS
 
@@ -24,6 +25,16 @@ def test_every_guarantee_holds_in_many_schedules() -> None:
     expected = ["Opened", *(kind.name for kind in KINDS)]
     expected += [what for mechanism in MECHANISMS for what in mechanism.expects]
     assert [what for what in expected if not seen.get(what)] == []
+
+
+def test_a_process_of_the_pool_can_be_ended_whoever_made_it() -> None:
+    # A loop with a signal handler leaves it to what is forked, and a pool waits for ever then.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        begin_in_pool()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _TRACE = """

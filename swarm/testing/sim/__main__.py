@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -55,6 +56,12 @@ def simulate(seed: int, focus: Collection[str] = ()) -> Outcome:
     return Outcome(seed, failure, swarms[0].verdict.seen if swarms else {})
 
 
+def begin_in_pool() -> None:
+    """In a process of the pool, which is ended by a SIGTERM: who made it may have caught that."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    quiet()
+
+
 def outcomes(seed: int, runs: int, jobs: int, focus: Collection[str] = ()) -> Iterator[Outcome]:
     """Run the schedules of `runs` seeds from `seed` on, over `jobs` processes."""
     seeds = range(seed, seed + runs)
@@ -63,7 +70,7 @@ def outcomes(seed: int, runs: int, jobs: int, focus: Collection[str] = ()) -> It
         quiet()
         yield from map(one, seeds)
         return
-    with multiprocessing.Pool(jobs, initializer=quiet) as pool:
+    with multiprocessing.Pool(jobs, initializer=begin_in_pool) as pool:
         yield from pool.imap(one, seeds, chunksize=20)
 
 
