@@ -68,18 +68,11 @@ class Answers:
 
     def assign(self, agent: str, session: str, assignment: Assignment) -> None:
         """An assignment to an agent session."""
-        work = self._work.get((agent, session))
-        if work is None:
-            work = self._work[agent, session] = Work([], [])
-        work.items.append(assignment)
+        self._work_for(agent, session).items.append(assignment)
 
     def ack(self, agent: str, session: str, ack: Ack) -> None:
         """The answer to a command that came with an agent's `Next`."""
-        # As above, and not by a common function: both are called once an item.
-        work = self._work.get((agent, session))
-        if work is None:
-            work = self._work[agent, session] = Work([], [])
-        work.acks.append(ack)
+        self._work_for(agent, session).acks.append(ack)
 
     def control(self, agent: str, session: str, control: Control) -> None:
         """Something an agent session must do."""
@@ -115,6 +108,13 @@ class Answers:
             reading = read()
             reading.as_of = as_of
             yield to, _encode(reading)
+
+    def _work_for(self, agent: str, session: str) -> Work:
+        work = self._work.get((agent, session))
+        if work is None:
+            # Lists of its own: msgspec shares no mutable defaults, but say so.
+            work = self._work[agent, session] = Work([], [])
+        return work
 
 
 def split_work(work: Work, bytes_max: int) -> list[Work]:

@@ -293,28 +293,22 @@ class Deciding:
 
     def durable(self, events: list[Event], now: float, answers: Answers) -> None:
         """These are in the log: leases begin or are over, and who waits for that is answered."""
-        items, end = self.shard.items, self.leases.end
+        items, end, waiters = self.shard.items, self.leases.end, self.waiters
         for event in events:
-            # None: of new items.  Most are about one item: no list is made for it.
-            about = getattr(event, "n", None)
-            for number in (about,) if type(about) is int else about or ():
+            if isinstance(event, Submitted):
+                continue
+            for number in numbers_of(event):
                 item = items.get(number)
                 if item is None or item.hold is None:
                     end(number)
-                elif type(event) is Claimed:
+                elif isinstance(event, Claimed):
                     self.begin_lease(number, item.hold, now)
-        if self.waiters:
-            for event in events:
-                for number in () if type(event) is Submitted else numbers_of(event):
-                    if number in self.waiters:
-                        self._changed(number, answers)
+                if number in waiters:
+                    self._changed(number, answers)
 
     def begin_lease(self, number: int, hold: Hold, now: float) -> None:
         """The claim is durable: its lease runs from now on."""
-        progress_s = self.shard.progress_s
-        self.leases.start(
-            number, hold.lease_s, now, progress_s.get(number, 0.0) if progress_s else 0.0
-        )
+        self.leases.start(number, hold.lease_s, now, self.shard.progress_s.get(number, 0.0))
 
 
 def numbers_of(event: Event) -> Sequence[int]:

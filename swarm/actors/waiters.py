@@ -28,9 +28,6 @@ class Waiters:
     def __contains__(self, number: int) -> bool:
         return number in self._by_item
 
-    def __bool__(self) -> bool:
-        return bool(self._by_item)
-
     def add(self, number: int, request: Request, deadline: float) -> None:
         """`request` waits for item `number`, until `deadline` (monotonic)."""
         self._by_item.setdefault(number, []).append(_Waiter(request, deadline))
