@@ -32,7 +32,7 @@ from swarm.messages import (
     Retried,
     Watching,
 )
-from swarm.subjects import shard_of_id
+from swarm.subjects import parse_item_id, shard_of_id
 
 Patch = pytest.MonkeyPatch
 
@@ -260,6 +260,21 @@ def heartbeats_count_as_progress(patch: Patch) -> None:
     patch.setattr(Leases, "renew", renew)
 
 
+def outcomes_are_taken_down_twice(patch: Patch) -> None:
+    """An outcome that is told again is taken down again, whatever has become of the item."""
+    original = deciding_edges._outcome
+
+    def outcome(shard: Shard, told: Outcome, out: decide.Batch) -> None:
+        item = shard.items.get(parse_item_id(told.dependent)[1])
+        known = item.story.depends.get(told.on) if item is not None and item.story else None
+        if item is None or item.end or known is None or known.status != told.status:
+            original(shard, told, out)
+            return
+        out.add(Resolved(item.number, told.on, told.status, told.result))
+
+    patch.setattr(deciding_edges, "_outcome", outcome)
+
+
 def progress_is_overlooked(patch: Patch) -> None:
     """A report of progress renews the lease, and nothing else."""
     patch.setattr(Leases, "progressed", Leases.renew)
@@ -293,6 +308,7 @@ PLANTED_WORK: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (released_by_the_first_of_two, ()),
     (an_edge_before_it_is_logged, ()),
     (results_mixed_up, ()),
+    (outcomes_are_taken_down_twice, ("stall",)),
     (backoff_forgotten_at_takeover, ("crash",)),
     (backoff_does_not_grow, ()),
     (failures_are_not_charged, ()),
