@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import ParseResult
@@ -21,7 +22,8 @@ from nats.aio.transport import Transport
 from swarm.bus.base import Entry, LogInfo, StateValue, Storage
 from swarm.bus.jetstream import JetStreamBus
 from swarm.bus.memory_routes import Routes
-from swarm.bus.nats_client import NatsClient, Target
+from swarm.bus.nats_client import NatsClient
+from swarm.bus.nats_dialing import Target
 
 MAX_PAYLOAD: Final = 1 << 20
 #: Bytes handed to the client at once, as a socket would.
@@ -64,6 +66,8 @@ class Wire(Transport):
         self._subscribers: dict[int, _Subscriber] = {}
         self._to_client: deque[bytes] = deque([b"INFO " + msgspec.json.encode(_INFO) + b"\r\n"])
         self._arrived = asyncio.Event()
+        self._turns = asyncio.get_running_loop()
+        self._hear: Callable[[bytes], None] | None = None
         self._unparsed = b""
         self.logs: dict[bytes, Log] = {}
         #: What the client said to others: (subject, data).
@@ -98,6 +102,8 @@ class Wire(Transport):
     # --- the server's side ---
 
     def _send(self, data: bytes) -> None:
+        if self._hear is not None and not self._to_client:
+            self._turns.call_soon(self._deliver)
         self._to_client.append(data)
         self._arrived.set()
 
@@ -172,6 +178,9 @@ class Wire(Transport):
         while not self._to_client:
             self._arrived.clear()
             await self._arrived.wait()
+        return self._next_piece()
+
+    def _next_piece(self) -> bytes:
         started = time.thread_time()
         data = b"".join(self._to_client)
         self._to_client.clear()
@@ -190,6 +199,23 @@ class Wire(Transport):
 
     async def drain(self) -> None:
         """Nothing is held back."""
+
+    def backlog(self) -> int:
+        """Nothing is held back."""
+        return 0
+
+    def hear(self, hear: Callable[[bytes], None]) -> None:
+        """From here on `hear` is called with all that comes, in a turn of its own."""
+        self._hear = hear
+        if self._to_client:
+            self._turns.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        assert self._hear is not None, "nobody listens"
+        data = self._next_piece()
+        if self._to_client:
+            self._turns.call_soon(self._deliver)
+        self._hear(data)
 
     async def wait_closed(self) -> None:
         """Nothing is left."""
@@ -213,7 +239,7 @@ class _StandInTarget(Target):
         client = NatsClient()
         client._transport = wire
         await self._connect(client, 5.0)
-        client._watch_tasks()
+        client.watch_tasks()
         return client
 
 

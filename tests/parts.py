@@ -6,8 +6,11 @@ import asyncio
 import os
 import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,19 @@ def program(name: str) -> str:
     if os.environ.get("SWARM_REQUIRE_PARTS") == "1":
         pytest.fail(f"SWARM_REQUIRE_PARTS=1: there is no {name}; `make test-deps` installs it")
     pytest.skip(f"NOT TESTED against a real {name}: there is none; `make test-deps` installs it")
+
+
+def make_authority(folder: Path) -> ssl.SSLContext:
+    """A server's certificate, and ``ca.crt`` in `folder` that vouches for it."""
+    key, certificate = folder / "key.pem", folder / "ca.crt"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = [program("openssl"), *words.split(), *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def free_ports(count: int) -> list[int]:

@@ -267,8 +267,8 @@ class ShardWorker(Actor):
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
+            await let_out(begun=True)
             # While it is under way nothing is decided, but answers can be encoded.
-            await let_out()
             ready = answers.encoded(
                 self._around.subjects, self._around.coordinator, self._bus.max_payload
             )

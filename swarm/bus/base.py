@@ -25,7 +25,7 @@ from swarm.errors import BadInput, PayloadTooLarge
 RECORD_AGE_MIN_S: Final = 1.0
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One message as it arrived."""
 
     subject: str
@@ -124,6 +124,16 @@ class Bus(Protocol):
         message would close the whole connection) and `BusUnavailable` when it is closed
         or its buffer is full.
         """
+        ...
+
+    def try_publish(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """As `publish`; False, and nothing is sent, where that would have to wait for room."""
         ...
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:

@@ -29,7 +29,8 @@ from swarm.bus.jetstream_follow import Follower
 from swarm.bus.jetstream_read import Page, read_page
 from swarm.bus.jetstream_records import Records
 from swarm.bus.jetstream_state import SharedState
-from swarm.bus.nats_client import NatsClient, Target
+from swarm.bus.nats_client import NatsClient
+from swarm.bus.nats_dialing import Target
 from swarm.bus.nats_link import CALL_TIMEOUT_S
 from swarm.errors import (
     AppendRefused,

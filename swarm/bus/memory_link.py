@@ -124,9 +124,20 @@ class MemoryLink:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """See `Bus.publish`."""
+        self.try_publish(subject, data, reply, headers)
+
+    def try_publish(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """See `Bus.try_publish`: there is room always, or never."""
         self._check_open()
         check_size(self._server.max_payload, subject, data, headers)
         self._publish(Message(subject, data, reply, dict(headers) if headers else None))
+        return True
 
     def _publish(self, message: Message) -> None:
         size = len(message.subject) + len(message.data) + headers_size(message.headers)

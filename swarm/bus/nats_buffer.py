@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Final
 
-from swarm.bus.base import headers_size
 from swarm.bus.memory_routes import check_subject
 from swarm.errors import BusUnavailable, PayloadTooLarge
 
@@ -15,8 +13,8 @@ BUFFER_MAX: Final = 2 * 1024 * 1024
 #: Subject and reply share a line of 4096 bytes, and a longer one ends the connection.
 LINE_MAX: Final = 4000
 
-#: Subject, data, reply, headers.
-Unsent = tuple[str, bytes, str, dict[str, str] | None]
+#: Subject, data, reply, headers as they travel.
+Unsent = tuple[str, bytes, str, bytes]
 
 
 class Buffer:
@@ -26,21 +24,19 @@ class Buffer:
         self._messages: deque[Unsent] = deque()
         self._size = 0
 
-    def add(self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+    def add(self, subject: str, data: bytes, reply: str, head: bytes) -> None:
         """Keep a message; `BusUnavailable` when there is no room, ValueError if it is none."""
         check_subject(subject)
         if reply:
             check_subject(reply)
-        encode_headers(headers or {})
-        size = len(subject) + len(reply) + len(data) + headers_size(headers)
+        size = len(subject) + len(reply) + len(data) + len(head)
         if self._size + size > BUFFER_MAX:
             raise BusUnavailable(
                 f"not connected, and the buffer of {BUFFER_MAX} bytes is full; "
                 "try again once there is a connection"
             )
         self._size += size
-        # A copy: the caller may go on to change its own.
-        self._messages.append((subject, data, reply, dict(headers) if headers else None))
+        self._messages.append((subject, data, reply, head))
 
     def take(self) -> Unsent | None:
         """The first message, which is not kept any more; None when there is none."""
@@ -58,12 +54,3 @@ def check_line(subject: str, reply: str) -> None:
             f"subject and reply subject have {size} bytes, the limit is {LINE_MAX}; "
             f"the subject begins with {subject[:60]!r}"
         )
-
-
-def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """Headers as they travel; ValueError for what would break them."""
-    lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
-    text = "".join(lines)
-    if text.count("\n") != len(lines) or text.count("\r") != len(lines):
-        raise ValueError(f"a header has a line break in it: {dict(headers)!r}")
-    return f"NATS/1.0\r\n{text}\r\n".encode()

@@ -11,13 +11,14 @@ service, each thing measured or read in nats-py 2.16:
   about what had been published.  Here it waits its turn.
 - A full send buffer made `publish` wait for a flush without a limit, and swallow its own
   cancellation.  Here the client never waits; `room` does, when its caller wants it.
+- What was published took a future, a queue and a task to get out.  Here the loop is asked to
+  write in its next turn; nats-py's task writes, and waits, only when the system takes no more.
 - Publishing went through four coroutines that wait for nothing.  Here it is one function.
-- Every message was a buffer of its own for the system: a quarter of a busy coordinator's
-  CPU time went into writing a hundred small ones at once.  Here they are joined first.
-- Every message took a queue and a task switch per subscription.  Here the parser
-  (`nats_parser`) calls the receiver, which costs a quarter and keeps the order between
-  subscriptions.  Nothing queues up inside the client, so nothing is dropped there: a process
-  that is too slow is held back by TCP, and disconnected by the server in the end.
+- Every piece that came took a task switch, and every message a queue and another one per
+  subscription.  Here the loop calls the parser (`nats_transport`, `nats_parser`), and that the
+  receiver, which costs a quarter and keeps the order between subscriptions.  Nothing queues up
+  inside the client, so nothing is dropped there: a process that is too slow is held back by
+  TCP, and disconnected by the server in the end.
 """
 
 from __future__ import annotations
@@ -25,38 +26,30 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import ceil
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
 
 from swarm.bus.base import Message
-from swarm.bus.nats_buffer import encode_headers
+from swarm.bus.nats_headers import decode_headers
 from swarm.bus.nats_parser import MessageParser
-from swarm.errors import BadInput, BusUnavailable
+from swarm.bus.nats_transport import DirectTransport
 
 log = structlog.get_logger()
 
 #: Called by the read loop for every message of one subscription.
 Receive = Callable[[Message], None]
 
-#: A connection without a sign of life is given up after three of these.
-PING_INTERVAL_S = 3
-#: Batched direct reads, which logs are read with, exist from this version on.
-VERSION_MIN = (2, 11)
-
-
-#: How addresses begin to which nats-py has another transport.
-WEBSOCKET = ("ws://", "wss://")
-
 #: Subjects whose lines are remembered: an agent's is the same for each item.
 BEGINS_MAX = 8192
+
+#: What the system has not taken yet, in bytes, before more is kept back (asyncio's own limit).
+BACKLOG_MAX = 65_536
 
 #: A message below this is put together at once, of more bytes each part is kept.
 SMALL = 4096
@@ -68,62 +61,71 @@ class ConnectionLost(Exception):
     """The connection ended while an answer was awaited."""
 
 
-class JoiningTransport(TcpTransport):
-    """A TCP connection that hands what is written at once to the system in one piece."""
-
-    def writelines(self, payload: list[bytes]) -> None:
-        """Write all of it."""
-        assert self._io_writer is not None, "connected first"
-        self._io_writer.write(b"".join(payload))
-
-    def __bool__(self) -> bool:
-        # Whether there is one; nats-py makes its own where there is none.
-        return True
-
-
 class NatsClient(Client):
-    """A connected client; made by `Target.dial`."""
+    """A connected client; made by `nats_dialing.Target`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps = MessageParser(self)
+        self._ps = self._parser = MessageParser(self)
         #: Done once the connection is of no more use.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: The last thing that went wrong.
         self.problem: Exception | None = None
         self._receivers: dict[int, Receive] = {}
+        self._turns = asyncio.get_running_loop()
+        #: Whether the loop will write in its next turn.
+        self._will_write = False
+        self._heeding: set[asyncio.Task[None]] = set()
+        #: Tells how much the transport holds; None if it must be waited for every time.
+        self._backlog: Callable[[], int] | None = None
         #: Of messages sent lately: how their line begins, by subject.
         self._begins: dict[str, bytes] = {}
         self._room: asyncio.Future[Any] | None = None
 
-    def send(
-        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
-    ) -> None:
-        """Buffer a message; nothing is waited for, and sizes are the caller's business.
+    def send(self, subject: str, data: bytes, reply: str, head: bytes) -> None:
+        """Buffer a message with its encoded headers, if any; nothing is waited for.
+
+        Sizes are the caller's business.
 
         Raises `ConnectionLost`; ValueError for what would break the protocol.
         """
         if self.lost.done():
             raise ConnectionLost
         size = len(data)
-        known = self._begins.get(subject) if not (reply or headers) else None
+        known = self._begins.get(subject) if not (reply or head) else None
         if known is not None and size < SMALL:
             message = b"%b%d\r\n%b\r\n" % (known, size, data)
             self._pending.append(message)
             self._pending_data_size += len(message)
         else:
-            self._pend(subject, data, reply, headers)
-        queue = self._flush_queue
-        assert queue is not None, "only connected clients are handed out"
-        if queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
+            self._pend(subject, data, reply, head)
+        self._write_soon()
 
-    def _pend(
-        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
-    ) -> None:
+    def _write_soon(self) -> None:
+        if not self._will_write:
+            self._will_write = True
+            self._turns.call_soon(self._write)
+
+    def _write(self) -> None:
+        """Hand all that is pending to the system, or to nats-py's task if it must wait."""
+        self._will_write = False
+        if self.lost.done() or not self._pending:
+            return
+        assert self._transport is not None, "only connected clients are handed out"
+        assert self._flush_queue is not None, "as above"
+        if self._backlog is None or self._backlog() > BACKLOG_MAX:
+            if self._flush_queue.empty():
+                self._flush_queue.put_nowait(self._turns.create_future())
+            return
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        try:
+            self._transport.writelines(pending)
+        except (OSError, RuntimeError) as error:
+            self._fail(error)
+
+    def _pend(self, subject: str, data: bytes, reply: str, head: bytes) -> None:
         size = len(data)
-        if headers:
-            head = encode_headers(headers)
+        if head:
             begin = b"H%b%d " % (self._begin(subject, reply), len(head))
             start = b"%b%d\r\n%b" % (begin, len(head) + size, head)
         else:
@@ -203,19 +205,38 @@ class NatsClient(Client):
         self._pending.clear()
         self._pending_data_size = 0
         # A graceful end would wait until a dead peer has taken what the system still holds.
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        if isinstance(self._transport, DirectTransport):
+            self._transport.abort()
         try:
             await self.close()
         except (OSError, nats.errors.Error):
             return  # closed by others, which is as good
 
+    def take_over(self) -> None:
+        """The handshake is over: read and write without nats-py's tasks where that can be."""
+        transport = self._transport
+        self._backlog = getattr(transport, "backlog", None)
+        hear = getattr(transport, "hear", None)
+        if hear is not None:
+            hear(self._feed)
+
+    def _feed(self, data: bytes) -> None:
+        if self.lost.done():
+            return  # what comes after something that is no protocol is none, either
+        try:
+            self._parser.feed(data)
+        except ProtocolError as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.problem = error
+        self._lose()
+
     def _lose(self) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def _watch_tasks(self) -> None:
+    def watch_tasks(self) -> None:
         """Take the end of any of the client's tasks for the end of the connection."""
         for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
             assert task is not None, "a connected client has all three"
@@ -252,115 +273,42 @@ class NatsClient(Client):
         except Exception:
             log.exception("message_dropped", subject=repr(subject))
 
-    async def receive_with_headers(
+    def receive_with_headers(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         """As `receive`."""
-        try:
-            parsed = await self._process_headers(headers)
-        except Exception:
-            log.exception("message_dropped", subject=repr(subject))
-        else:
-            self.receive(sid, subject, reply, data, parsed)
+        self.receive(sid, subject, reply, data, decode_headers(headers) or None)
 
-    async def _process_pong(self) -> None:
-        self._pings_outstanding = 0
-        if not self._pongs:
-            return
-        pong = self._pongs.pop(0)
-        if not pong.done():
-            pong.set_result(True)
+    def control(self, line: bytes) -> None:
+        """Heed a line that is no message; raises `ProtocolError`."""
+        if line.startswith(b"PING"):
+            self._pending.append(b"PONG\r\n")
+            self._pending_data_size += 6
+            self._write_soon()
+        elif line.startswith(b"PONG"):
+            self._pings_outstanding = 0
+            pong = self._pongs.pop(0) if self._pongs else None
+            if pong is not None and not pong.done():
+                pong.set_result(True)
+        elif line.startswith((b"INFO ", b"-ERR")):
+            # Rare, and nats-py may have to wait for what it does about it.
+            task = self._turns.create_task(self._heed(line))
+            self._heeding.add(task)
+            task.add_done_callback(self._heeding.discard)
+        elif not line.startswith(b"+OK"):
+            raise ProtocolError(f"no protocol: {line[:80]!r}")
+
+    async def _heed(self, line: bytes) -> None:
+        parser = Parser(self)
+        try:
+            await parser.parse(line)
+            if parser.buf:
+                raise ProtocolError(f"no protocol: {line[:80]!r}")
+        except ProtocolError as error:
+            self._fail(error)
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         self._pending.append(b"PING\r\n")
         self._pending_data_size += 6
         await self._flush_pending()
-
-
-@dataclass(slots=True, kw_only=True)
-class Target:
-    """Whom to connect to (one of `urls`, all of one scheme, credentials inside), as whom."""
-
-    urls: list[str]
-    sender: str
-    #: Shown in NATS's monitoring; default: the sender.
-    name: str = ""
-
-    async def dial(self, timeout_s: float) -> NatsClient:
-        """Connect to one of the servers, each tried at most twice.
-
-        Raises `BusUnavailable` if none can be reached, lets us in and is of use; `BadInput`
-        for an address that is none.
-        """
-        client = NatsClient()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._connect(client, timeout_s)
-            client._watch_tasks()
-            _check_version(client)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            await client.abandon()
-            raise _dial_error(self.urls, client.problem or error) from error
-        except BaseException:
-            await client.abandon()
-            raise
-        return client
-
-    async def _connect(self, client: NatsClient, timeout_s: float) -> None:
-        if client._transport is None and not self.urls[0].startswith(WEBSOCKET):
-            client._transport = JoiningTransport()  # type: ignore[no-untyped-call]
-        await client.connect(
-            self.urls,
-            name=self.name or self.sender,
-            inbox_prefix=f"_INBOX.{self.sender}",
-            error_cb=client.note_problem,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            # Of several servers one that swallows everything must not use up the time.
-            connect_timeout=min(ceil(timeout_s), 2),
-            ping_interval=PING_INTERVAL_S,
-            max_outstanding_pings=2,
-            # No limits, so that nothing is ever waited for (see the top).
-            pending_size=0,
-            flusher_queue_size=0,
-        )
-
-
-def _dial_error(urls: list[str], error: Exception) -> BusUnavailable | BadInput:
-    where = " or ".join(without_secrets(url) for url in urls)
-    text = str(error) or type(error).__name__
-    if "invalid" in text and "connect url" in text:
-        return BadInput(f"{where} is no NATS address; one looks like nats://127.0.0.1:4222")
-    if isinstance(error, TimeoutError):
-        text = "no answer in time"
-    return BusUnavailable(f"no connection to NATS at {where}: {text}")
-
-
-def _check_version(client: NatsClient) -> None:
-    version = client.connected_server_version
-    try:
-        found = (version.major, version.minor)
-    except ValueError:
-        # Somebody's own build; what it lacks will show.
-        log.warning("nats_version_unknown", version=str(version))
-        return
-    if found < VERSION_MIN:
-        need = ".".join(map(str, VERSION_MIN))
-        raise BusUnavailable(f"the NATS server is {version}, need {need} or newer")
-
-
-def without_secrets(url: str) -> str:
-    """`url` without user name, password or token, for people to read."""
-    if "@" not in url:
-        return url
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme or 'nats'}://{rest.rpartition('@')[2]}"
-
-
-def with_credentials(address: str, like: str) -> str:
-    """`address` (host:port) as a URL with the scheme and credentials of the URL `like`."""
-    parts = urlsplit(like if "://" in like else f"nats://{like}")
-    credentials, at, _ = parts.netloc.rpartition("@")
-    return f"{parts.scheme}://{credentials}{at}{address}"

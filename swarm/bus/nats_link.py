@@ -26,7 +26,9 @@ from swarm.bus.base import Handler, Message, Subscription, check_size
 from swarm.bus.memory_routes import check_pattern
 from swarm.bus.nats_answers import Answers, check_responders, fail, settle
 from swarm.bus.nats_buffer import BUFFER_MAX, Buffer, check_line
-from swarm.bus.nats_client import ConnectionLost, NatsClient, Target, with_credentials
+from swarm.bus.nats_client import ConnectionLost, NatsClient
+from swarm.bus.nats_dialing import Target, with_credentials
+from swarm.bus.nats_headers import encode_headers
 from swarm.errors import BusTimeout, BusUnavailable, SwarmError
 
 log = structlog.get_logger()
@@ -131,43 +133,50 @@ class NatsLink:
     # --- messages ---
 
     async def publish(
-        self,
-        subject: str,
-        data: bytes,
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
+        self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """See `Bus.publish`.  Everything that this bus sends goes through here."""
+        """See `Bus.publish`."""
+        while not self.try_publish(subject, data, reply, headers):
+            await self._make_room()
+
+    def try_publish(
+        self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> bool:
+        """See `Bus.try_publish`.  Everything that this bus sends goes through here."""
         if self._closing:
             raise BusUnavailable(f"the connection of {self.sender} is closed")
-        if headers or len(data) > self._max_payload:
+        head = encode_headers(headers) if headers else b""
+        if len(head) + len(data) > self._max_payload:
             check_size(self._max_payload, subject, data, headers)
         if len(subject) + len(reply) > 1000:
             check_line(subject, reply)
         client = self._client
-        if client is not None and client.pending_data_size > BUFFER_MAX:
-            client = await self._make_room(client)
         if client is None:
-            self._buffer.add(subject, data, reply, headers)
-            return
+            self._buffer.add(subject, data, reply, head)
+            return True
+        if client.pending_data_size > BUFFER_MAX:
+            return False
         try:
-            client.send(subject, data, reply, headers)
+            client.send(subject, data, reply, head)
         except ConnectionLost:
             # Just now, and it is not noted in `_client` yet.
-            self._buffer.add(subject, data, reply, headers)
+            self._buffer.add(subject, data, reply, head)
+        return True
 
-    async def _make_room(self, client: NatsClient) -> NatsClient | None:
-        """Wait until `client` has sent what it holds; returns the client to use then."""
+    async def _make_room(self) -> None:
+        """Wait until the client has sent what it holds, or is lost."""
+        client = self._client
+        if client is None:
+            return
         try:
             await client.room(ROOM_TIMEOUT_S)
         except ConnectionLost:
-            return self._client
+            self._disconnected(client)
         except TimeoutError:
             raise BusUnavailable(
                 f"{BUFFER_MAX} bytes wait to be sent and the server has taken nothing for "
                 f"{ROOM_TIMEOUT_S:.0f} s; try again later"
             ) from None
-        return client
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """See `Bus.subscribe`; raises `BusUnavailable` when the server cannot be reached."""

@@ -1,4 +1,4 @@
-"""What the server sends, taken apart: messages here, the rare rest by nats-py's own parser.
+"""What the server sends, taken apart into messages and other lines.
 
 nats-py matches a regular expression against a buffer twice a message and awaits two
 coroutines for it.  Messages are nearly all that ever comes, and the server writes their
@@ -28,10 +28,14 @@ class Receiver(Protocol):
         """Take a message; never raises."""
         ...
 
-    async def receive_with_headers(
+    def receive_with_headers(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         """Take a message that has headers; never raises."""
+        ...
+
+    def control(self, line: bytes) -> None:
+        """Take a line that is no message; raises `ProtocolError` for what is none at all."""
         ...
 
 
@@ -50,6 +54,10 @@ class MessageParser(Parser):
         self._size = self._needed = 0
 
     async def parse(self, data: bytes = b"") -> None:
+        """As `feed`, for nats-py."""
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
         """Take apart what was left before and `data`; raises `ProtocolError`."""
         if self._pieces:
             # A large message comes in many pieces: they are put together once.
@@ -60,14 +68,14 @@ class MessageParser(Parser):
             data = b"".join(self._pieces)
             self._pieces.clear()
         try:
-            taken, needed = await self._take(data)
+            taken, needed = self._take(data)
         except (ValueError, IndexError) as error:
             raise ProtocolError from error
         if needed:
             self._pieces.append(data[taken:])
             self._size, self._needed = len(data) - taken, needed
 
-    async def _take(self, data: bytes) -> tuple[int, int]:
+    def _take(self, data: bytes) -> tuple[int, int]:
         """(bytes taken, bytes that the rest needs in order to be whole, at least)."""
         at, size = 0, len(data)
         receive = self._client.receive
@@ -93,13 +101,11 @@ class MessageParser(Parser):
                     return at, end + 2 - at
                 body = start + int(words[-2])
                 reply = words[2] if len(words) > 4 else b""
-                await self._client.receive_with_headers(
+                self._client.receive_with_headers(
                     int(words[1]), words[0], reply, data[body:end], data[start:body]
                 )
                 at = end + 2
             else:
-                await super().parse(data[at:start])
-                if self.buf:
-                    raise ProtocolError
+                self._client.control(data[at:start])
                 at = start
         return at, 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from swarm.discovery.consul import Consul
 from swarm.discovery.following import Discovery
 from swarm.discovery.kubernetes import Kubernetes
 from tests.discovery.fakes import FakeConsul, FakeKubernetes, endpoint, serving
-from tests.parts import program, until
+from tests.parts import make_authority, until
 
 
 def members(known: MemberSet) -> list[tuple[str, str, int]]:
@@ -202,19 +200,6 @@ async def test_kubernetes_that_does_not_answer_leaves_the_last_known(
         assert Member("10.0.0.2", "10.0.0.2", 4000) in discovery.current.members
         assert not discovery.current.stale
         await discovery.stop()
-
-
-def make_authority(folder: Path) -> ssl.SSLContext:
-    """A server's certificate, and ``ca.crt`` in `folder` that vouches for it."""
-    key, certificate = folder / "key.pem", folder / "ca.crt"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    names = ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    command = [program("openssl"), *words.split(), *names, *files]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
 
 
 async def test_in_a_pod_the_api_is_known_by_its_authority(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import ServerError
 
-from swarm.bus import jetstream, nats_client
+from swarm.bus import jetstream, nats_dialing
 from swarm.bus.base import Entry, Message
 from swarm.bus.embedded import EmbeddedServer
 from swarm.bus.jetstream import JetStreamBus, connect
@@ -25,6 +25,7 @@ from swarm.bus.nats_buffer import BUFFER_MAX
 from swarm.errors import BadInput, BusError, BusUnavailable, OutcomeUnknown, PayloadTooLarge
 from tests.conformance.worlds import Seen, outcome
 from tests.integration.servers import port_of, server_with, until
+from tests.parts import make_authority
 
 pytestmark = pytest.mark.usefixtures("nats_binary")
 
@@ -160,6 +161,33 @@ async def test_over_a_websocket(nats_binary: str, tmp_path: Path) -> None:
         await there.close()
 
 
+async def test_over_tls(nats_binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_authority(tmp_path)
+    config = f"""
+        jetstream {{ store_dir: "{tmp_path}/data" }}
+        tls {{ cert_file: "{tmp_path}/ca.crt", key_file: "{tmp_path}/key.pem" }}
+    """
+    async with server_with(nats_binary, tmp_path, config) as url:
+        address = url.removeprefix("tls://")
+        with pytest.raises(BusUnavailable, match="certificate"):
+            await connect(address, "a", prefix="x", connect_timeout_s=0.5)
+        monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/ca.crt")
+        here = await connect(url, "a", prefix="x")
+        there = await connect(address, "b", prefix="x")  # the server says that it must be
+        seen: Seen[Message] = Seen()
+        await there.subscribe("x.*", seen)
+        await here.create_log(LOG)
+        large = b"y" * 300_000
+        for seq, data in enumerate((b"1", large, b"3")):
+            await here.publish(f"x.{seq}", data)
+            assert await here.append(LOG, data, seq, TIMEOUT_S) == seq + 1
+        await seen.count(3)
+        assert [message.data for message in seen.all] == [b"1", large, b"3"]
+        assert [entry.data for entry in await here.read(LOG, 1, 10)] == [b"1", large, b"3"]
+        await here.close()
+        await there.close()
+
+
 async def test_what_is_published_while_down_arrives_in_order(
     server: Restartable, bus: JetStreamBus
 ) -> None:
@@ -279,7 +307,7 @@ async def test_an_append_whose_answer_is_lost_fails_at_once(
 async def test_a_connection_that_died_in_silence_is_noticed(
     server: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nats_client, "PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr(nats_dialing, "PING_INTERVAL_S", 0.2)
     bus = await connect(server.url, "a", prefix="x")
     seen: Seen[Message] = Seen()
     await bus.subscribe("x.y", seen)
@@ -298,7 +326,7 @@ async def test_a_connection_that_died_in_silence_is_noticed(
 
 def test_silence_is_noticed_within_ten_seconds() -> None:
     # A ping is missed at the third one after the last that was answered.
-    assert 3 * nats_client.PING_INTERVAL_S <= 10
+    assert 3 * nats_dialing.PING_INTERVAL_S <= 10
 
 
 async def test_publishers_wait_while_the_server_takes_nothing(
@@ -591,6 +619,65 @@ async def test_the_second_of_two_addresses(server: Restartable) -> None:
     bus = await connect(f"nats://127.0.0.1:1, {server.url}", "a")
     await bus.flush()
     await bus.close()
+
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def fake_server(speak: Speak) -> AsyncIterator[str]:
+    """Whoever connects is spoken to by `speak`; gives the URL."""
+    conversations: list[asyncio.Task[None]] = []
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        conversations.append(task)
+        await speak(reader, writer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(converse, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await asyncio.gather(*conversations, return_exceptions=True)
+
+
+async def test_the_second_where_the_first_hangs_up(server: Restartable) -> None:
+    hung_up = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO {")
+        hung_up.set()
+
+    async with fake_server(hang_up) as url:
+        # nats-py begins with any of them.
+        while not hung_up.is_set():
+            bus = await connect(f"{url}, {server.url}", "a")
+            await bus.flush()
+            await bus.close()
+
+
+async def test_what_is_no_protocol_ends_the_connection() -> None:
+    """A server that speaks NATS at first, and then does not."""
+    info = {"version": "2.15.1", "max_payload": 1_000_000, "headers": True, "server_id": "fake"}
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + msgspec.json.encode(info) + b"\r\n")
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+            elif line.startswith(b"PUB x.y "):
+                writer.write(b"PING\r\nHELLO\r\nPING\r\n")
+
+    async with fake_server(speak) as url:
+        bus = await connect(url, "a")
+        await bus.publish("x.y", b"")
+        await until(lambda: bus.reconnects == 1, "connected again")
+        await bus.flush()
+        await bus.close()
 
 
 @pytest.mark.parametrize(

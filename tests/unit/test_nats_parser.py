@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -10,7 +9,7 @@ from nats.errors import ProtocolError
 
 from swarm.bus.nats_parser import MessageParser
 
-Taken = tuple[object, ...]
+Taken = tuple[object, ...] | bytes
 
 STREAM = (
     b'INFO {"server_id":"a"}\r\n'
@@ -25,15 +24,16 @@ STREAM = (
     b"PONG\r\n"
 )
 TAKEN: list[Taken] = [
-    ("info", {"server_id": "a"}),
+    b'INFO {"server_id":"a"}\r\n',
     (1, b"a.b", b"", b"hello", None),
-    ("ping",),
+    b"PING\r\n",
     (12, b"a.c", b"_INBOX.me.1", b"", None),
     (3, b"a.d", b"", b"hi", b"NATS/1.0\r\n\r\n"),
     (3, b"a.e", b"r.s", b"", b"NATS/1.0\r\n\r\n"),
+    b"+OK\r\n",
     (4, b"a.f", b"", b"MSG in.a.msg 1 2\r\nPING\r\n.\r\n", None),
-    ("err", "'some trouble'"),
-    ("pong",),
+    b"-ERR 'Some Trouble'\r\n",
+    b"PONG\r\n",
 ]
 
 
@@ -53,33 +53,22 @@ class Client:
     ) -> None:
         self.taken.append((sid, subject, reply, data, headers))
 
-    async def receive_with_headers(
+    def receive_with_headers(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         self.taken.append((sid, subject, reply, data, headers))
 
-    async def _process_info(self, info: object) -> None:
-        self.taken.append(("info", info))
-
-    async def _process_ping(self) -> None:
-        self.taken.append(("ping",))
-
-    async def _process_pong(self) -> None:
-        self.taken.append(("pong",))
-
-    async def _process_err(self, error: str) -> None:
-        self.taken.append(("err", error))
+    def control(self, line: bytes) -> None:
+        if line[:4] not in (b"INFO", b"PING", b"PONG", b"-ERR", b"+OK\r"):
+            raise ProtocolError
+        self.taken.append(line)
 
 
 def parse(*pieces: bytes) -> list[Taken]:
     client = Client()
     parser = MessageParser(client)
-
-    async def feed() -> None:
-        for piece in pieces:
-            await parser.parse(piece)
-
-    asyncio.run(feed())
+    for piece in pieces:
+        parser.feed(piece)
     return client.taken
 
 
@@ -102,20 +91,16 @@ def test_a_large_message_in_many_pieces_comes_whole() -> None:
     body = bytes(range(256)) * 4000
     stream = b"MSG a 1 %d\r\n%b\r\nPING\r\n" % (len(body), body)
     pieces = [stream[at : at + 1000] for at in range(0, len(stream), 1000)]
-    assert parse(*pieces) == [(1, b"a", b"", body, None), ("ping",)]
+    assert parse(*pieces) == [(1, b"a", b"", body, None), b"PING\r\n"]
 
 
 def test_what_is_left_of_a_lost_connection_is_forgotten() -> None:
     client = Client()
     parser = MessageParser(client)
-
-    async def feed() -> None:
-        await parser.parse(b"MSG a 1 100\r\nonly the beginn")
-        parser.reset()
-        await parser.parse(b"PING\r\n")
-
-    asyncio.run(feed())
-    assert client.taken == [("ping",)]
+    parser.feed(b"MSG a 1 100\r\nonly the beginn")
+    parser.reset()
+    parser.feed(b"PING\r\n")
+    assert client.taken == [b"PING\r\n"]
 
 
 @pytest.mark.parametrize(
