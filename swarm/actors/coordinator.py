@@ -92,7 +92,9 @@ class Coordinator(Actor):
         self.leader = Leader(around, self.cluster, self._mailbox.wake)
         self._shards = Ownership(around, shard_map, self._presence.live)
         self._measuring = Measuring(self._runtime, self._shards, self.leader)
-        self._lending = Lending(around, self._shards, self._say, self._mailbox.wake)
+        self._lending = Lending(
+            around, self._shards, self._presence.members, self._say, self._mailbox.wake
+        )
         self._intake = Intake(
             around,
             self._instance,
@@ -253,14 +255,12 @@ class Coordinator(Actor):
             await self._mailbox.wait()
             while self._mailbox:
                 self._take(self._mailbox.pop())
-            self._lending.grant_wishes()
+            ready = self._shards.ready()
+            self._lending.look(ready)
             self._wake_workers()
-            live, ready = self._presence.live(), self._shards.ready()
-            self._lending.give_back(ready)
-            self._lending.offer(live, ready)
-            self._lending.seek(live)
             self._tell_gone()
-            self._tell_news(ready)
+            if self._is_news(ready):
+                self._presence.beat()
             await self._say.flush()
 
     def _wake_workers(self) -> None:
@@ -299,7 +299,9 @@ class Coordinator(Actor):
     def _look_for_takers(self) -> None:
         """A shard has committed: there may be ready work that nobody here can take."""
         self._lending.wanted = True
-        self._mailbox.wake()
+        # Alone, there is nobody to ask: one pass less for each round of a shard.
+        if len(self._presence.members) > 1 or self._is_news(self._shards.ready()):
+            self._mailbox.wake()
 
     # --- beats --------------------------------------------------------------------------
 
@@ -321,11 +323,11 @@ class Coordinator(Actor):
                 pause_s = min(pause_s, self._presence.members.missed_in(self._clock()))
             await asyncio.sleep(pause_s)
 
-    def _tell_news(self, ready: dict[str, int]) -> None:
-        """Beat at once when others must know: a type is newly ready or served, a shard owned."""
-        is_news = self._presence.sync.is_news(ready, self._pool.served)
-        if is_news or self._presence.shown.owns != self.owned or self._is_cluster_news():
-            self._presence.beat()
+    def _is_news(self, ready: dict[str, int]) -> bool:
+        """Whether others must know at once: a type is newly ready or served, a shard owned."""
+        if self._presence.sync.is_news(ready.keys(), self._pool.served.keys()):
+            return True
+        return self._presence.shown.owns != self.owned or self._is_cluster_news()
 
     def _is_cluster_news(self) -> bool:
         shown, known = self._presence.shown, self.cluster

@@ -82,8 +82,10 @@ class Deciding:
     def take(self, request: Request, batch: decide.Batch, answers: Answers) -> None:
         """Decide one request; whatever is wrong with it is its answer."""
         try:
-            remote = isinstance(request.body, bytes)
-            body = decode(request)
+            body = request.body
+            remote = isinstance(body, bytes)
+            if remote:
+                body = decode(request)
             self.usage.asked(body, remote)
             self._decide(request, body, batch, answers)
         except NotInMemory as archived:
@@ -293,17 +295,19 @@ class Deciding:
 
     def durable(self, events: list[Event], now: float, answers: Answers) -> None:
         """These are in the log: leases begin or are over, and who waits for that is answered."""
-        items, end, waiters = self.shard.items, self.leases.end, self.waiters
+        items, end, awaited = self.shard.items, self.leases.end, self.waiters.items
         for event in events:
             if isinstance(event, Submitted):
                 continue
-            for number in numbers_of(event):
+            about: int | list[int] = getattr(event, "n", [])
+            for number in (about,) if isinstance(about, int) else about:
                 item = items.get(number)
-                if item is None or item.hold is None:
+                hold = item.hold if item is not None else None
+                if hold is None:
                     end(number)
                 elif isinstance(event, Claimed):
-                    self.begin_lease(number, item.hold, now)
-                if number in waiters:
+                    self.begin_lease(number, hold, now)
+                if number in awaited:
                     self._changed(number, answers)
 
     def begin_lease(self, number: int, hold: Hold, now: float) -> None:

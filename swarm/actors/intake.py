@@ -197,6 +197,10 @@ class Intake:
     def on_next(self, message: Message, sender: str) -> None:
         next_: Next = decode_body(_next, message.data)
         session = next_.session
+        slots = self._pool.sessions.get((sender, session))
+        if slots is not None:
+            # The names that the pool has: found by their identity wherever they are looked up.
+            sender, session = slots.agent, slots.session
         for command in next_.done:
             try:
                 shard, number = parse_item_id(command.work_item_id)
@@ -211,7 +215,6 @@ class Intake:
             else:
                 subject = self._subjects.shard(shard, verb, sender)
                 self._say(subject, _encode(command), headers={"Swarm-Session": session})
-        slots = self._pool.sessions.get((sender, session))
         if slots is None:
             if next_.slots:
                 control = Control("reattach", reason=f"{self._me} does not know this session")

@@ -13,6 +13,7 @@ from swarm.actors.requests import decode_body
 from swarm.actors.sending import Outgoing
 from swarm.actors.surroundings import Surroundings
 from swarm.bus.base import Message
+from swarm.core.membership import Members
 from swarm.core.syncing import UNTOLD
 from swarm.core.turnover import Turnover, waits_longer
 from swarm.messages import Beat, Borrow, Credit, Lend
@@ -39,13 +40,19 @@ class Lending:
     """
 
     def __init__(
-        self, around: Surroundings, shards: Ownership, say: Outgoing, wake: Callable[[], None]
+        self,
+        around: Surroundings,
+        shards: Ownership,
+        members: Members,
+        say: Outgoing,
+        wake: Callable[[], None],
     ) -> None:
-        """`wake`: called when it is time to seek once more."""
+        """`wake`: called when it is time to look once more."""
         self._hearing = around.hearing
         self._me = around.coordinator
         self._pool = around.pool
         self._shards = shards
+        self._members = members
         self._say = say
         self._subjects = around.subjects
         self._clock = asyncio.get_running_loop().time
@@ -97,19 +104,30 @@ class Lending:
             else:
                 self._pool.returned(credit)
 
-    def give_back(self, ready: dict[str, int]) -> None:
+    def look(self, ready: dict[str, int]) -> None:
+        """Move slots to where they are wanted more, with so much `ready` here by work type."""
+        self._turnover.look(self._pool.taken, self._clock())
+        self._grant_wishes(ready)
+        self._give_back(ready)
+        waiting = self._pool.waiting()
+        if len(self._members) < 2 or not (waiting or self.wanted):
+            return
+        live = self._members.live(self._clock())
+        if len(live) > 1:
+            self._offer(waiting, live, ready)
+            self._seek(live, ready)
+
+    def _give_back(self, ready: dict[str, int]) -> None:
         """Return borrowed slots that nothing `ready` here can use: it was done meanwhile."""
         for lender, unused in self._pool.unused(ready).items():
             self._lend(lender, unused, 0.0)
 
-    def grant_wishes(self) -> None:
+    def _grant_wishes(self, ready: dict[str, int]) -> None:
         """Give slots that came free to the peers that asked, in turn with our own shards."""
-        now = self._clock()
-        self._turnover.look(self._pool.taken, now)
         wished = self._pool.wished()
         if not wished or not self._hearing():
             return
-        ready = self._shards.ready()
+        now = self._clock()
         lent: dict[str, list[Credit]] = {}
         for work_type in wished:
             while granted := self._pool.grant(work_type, bool(ready.get(work_type)), now):
@@ -118,16 +136,16 @@ class Lending:
         for peer, moved in lent.items():
             self._lend(peer, moved)
 
-    def offer(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
+    def _offer(self, waiting: list[str], live: dict[str, Beat], ready: dict[str, int]) -> None:
         """Move free slots that nothing `ready` here can use to peers whose beats show work.
 
         To each as many as it lacks once those have given that have more free ones: not every
         coordinator one for the same item.
         """
-        if self._strict or len(live) < 2 or not self._hearing():
+        if not waiting or self._strict or not self._hearing():
             return
         now = self._clock()
-        for work_type in self._pool.waiting():
+        for work_type in waiting:
             if ready.get(work_type):
                 continue
             for peer, beat in live.items():
@@ -142,15 +160,15 @@ class Lending:
                 self._offered[peer, work_type] = (beat.number, offered + given)
                 self._lend(peer, lent)
 
-    def seek(self, live: dict[str, Beat]) -> None:
+    def _seek(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
         """If `wanted`, ask peers for slots for what is ready here and has no taker.
 
         Once for each time that they are needed, and again while they are still.
         """
-        if not self.wanted or len(live) < 2:
+        if not self.wanted:
             return
         self.wanted = False
-        if not self._seek(live) and self._again is None:
+        if not self._ask(live, ready) and self._again is None:
             self._again = asyncio.get_running_loop().call_later(SEEK_S, self._seek_again)
 
     def stop(self) -> None:
@@ -164,17 +182,16 @@ class Lending:
         self.wanted = True
         self._wake()
 
-    def _seek(self, live: dict[str, Beat]) -> bool:
+    def _ask(self, live: dict[str, Beat], ready: dict[str, int]) -> bool:
         """False when it is too early for something: to be tried again in `SEEK_S`."""
         if self._strict:
-            self._tell_stranded(live)
+            self._tell_stranded(live, ready)
             return True
         now, later = self._clock(), False
         needed: dict[str, dict[str, int]] = {}
-        waiting = self._shards.ready()
         # What was done since is asked for at once when there is more.
-        self._sought = {name: at for name, at in self._sought.items() if name in waiting}
-        for work_type, ready in waiting.items():
+        self._sought = {name: at for name, at in self._sought.items() if name in ready}
+        for work_type, count in ready.items():
             if self._pool.has_free(work_type):
                 continue
             if now - self._sought.get(work_type, -SEEK_S) < SEEK_S:
@@ -182,7 +199,7 @@ class Lending:
                 continue
             self._sought[work_type] = now
             for peer in self._askable(work_type, live):
-                needed.setdefault(peer, {})[work_type] = ready
+                needed.setdefault(peer, {})[work_type] = count
         rates = self._turnover.rates
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
@@ -207,9 +224,8 @@ class Lending:
                 lacking -= idle if (-idle, name) < mine else 0
         return max(0, lacking)
 
-    def _tell_stranded(self, live: dict[str, Beat]) -> None:
+    def _tell_stranded(self, live: dict[str, Beat], ready: dict[str, int]) -> None:
         """Say it once when work is ready that only agents of other coordinators could do."""
-        ready = self._shards.ready()
         for work_type in ready:
             elsewhere = [
                 name

@@ -72,10 +72,9 @@ class Request(Struct, gc=False):
 
 
 def decode(request: Request) -> object:
-    """The request's body by its verb; remembered in the request."""
+    """The body, as it arrived, by the request's verb; remembered in the request."""
     body = request.body
-    if not isinstance(body, bytes):
-        return body
+    assert isinstance(body, bytes), "decoded once"
     request.size = len(body)
     decoder = _DECODERS.get(request.verb)
     if decoder is None:

@@ -23,10 +23,9 @@ class Waiters:
 
     def __init__(self) -> None:
         self._by_item: dict[int, list[_Waiter]] = {}
+        #: Items that somebody waits for.
+        self.items = self._by_item.keys()
         self._taken: list[_Waiter] = []
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._by_item
 
     def add(self, number: int, request: Request, deadline: float) -> None:
         """`request` waits for item `number`, until `deadline` (monotonic)."""

@@ -27,6 +27,10 @@ class Members:
         self._left: dict[str, str] = {}
         self._heirless: list[str] = []
 
+    def __len__(self) -> int:
+        """How many have been heard of and are not known to be gone."""
+        return len(self._heard)
+
     def heard(self, beat: Beat, now: float) -> bool:
         """A beat arrived; whether it is the latest: one that was overtaken changes nothing."""
         if self._left.get(beat.coordinator) == beat.instance:

@@ -14,7 +14,7 @@ what they know (`recall`): it is still right, but for an eighth.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 from swarm.messages import Beat
 
@@ -41,11 +41,11 @@ class StateSync:
         #: Who has heard it: anything else that listens has not.
         self._listeners: set[str] = set()
 
-    def is_news(self, ready: Collection[str], served: Collection[str]) -> bool:
+    def is_news(self, ready: Set[str], served: Set[str]) -> bool:
         """Whether others must know at once: types that are ready, and that are served."""
         if not self._enabled:
             return False
-        return not set(ready) <= self._ready.keys() or set(served) != self._idle.keys()
+        return not ready <= self._ready.keys() or served != self._idle.keys()
 
     def shape(self, beat: Beat, listeners: Collection[str], now: float, *, all_: bool) -> None:
         """Leave the state out of `beat` if it need not be told, and say which beat has it.

@@ -43,7 +43,7 @@ class Recalled(Struct, omit_defaults=True):
     held: list[int] = []
 
 
-class Complete(Struct, omit_defaults=True, tag_field="verb", tag="complete"):
+class Complete(Struct, gc=False, omit_defaults=True, tag_field="verb", tag="complete"):
     """The work is done; `result` is any JSON."""
 
     command_id: str
@@ -122,7 +122,7 @@ class Renew(Struct, omit_defaults=True):
     token: str
 
 
-class Ack(Struct, omit_defaults=True, frozen=True):
+class Ack(Struct, gc=False, omit_defaults=True, frozen=True):
     """Answer to a command about an item: done, or an error."""
 
     command_id: str = ""
@@ -133,7 +133,7 @@ class Ack(Struct, omit_defaults=True, frozen=True):
     error: ErrorBody | None = None
 
 
-class Assignment(Struct, omit_defaults=True, frozen=True):
+class Assignment(Struct, gc=False, omit_defaults=True, frozen=True):
     """A claimed item in the hands of an agent."""
 
     work_item_id: str
@@ -154,7 +154,7 @@ class Assignment(Struct, omit_defaults=True, frozen=True):
     answered_by: str = ""
 
 
-class Next(Struct, omit_defaults=True):
+class Next(Struct, gc=False, omit_defaults=True):
     """``<p>.coordinator.<id>.next.<agent>``: outcomes, and the free slots from now on.
 
     The two parts are carried out and answered separately, both on
@@ -171,7 +171,7 @@ class Next(Struct, omit_defaults=True):
     done: list[ItemCommand] = []
 
 
-class Work(Struct, omit_defaults=True):
+class Work(Struct, gc=False, omit_defaults=True):
     """``<p>.agent.<id>.<session>.work``: new assignments, and answers to commands."""
 
     items: list[Assignment] = []

@@ -31,7 +31,7 @@ class Submitted(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="sub
     clashes: list[int] = []
 
 
-class Claimed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="claimed"):
+class Claimed(Struct, gc=False, omit_defaults=True, frozen=True, tag_field="t", tag="claimed"):
     """Item `n` is held by (agent, session) with the token (fence, owner nonce, session)."""
 
     n: int
@@ -53,7 +53,7 @@ class Progressed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="pr
     checkpoint: Raw = NULL
 
 
-class Completed(Struct, omit_defaults=True, frozen=True, tag_field="t", tag="completed"):
+class Completed(Struct, gc=False, omit_defaults=True, frozen=True, tag_field="t", tag="completed"):
     """Item `n` is done."""
 
     n: int

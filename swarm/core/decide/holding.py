@@ -44,6 +44,9 @@ VERB: dict[type[ItemCommand], str] = {
     Wait: "wait",
 }
 
+#: Named once: a union that is written where it is used is made anew each time.
+_HANDING_BACK = (Release, Wait)
+
 #: Where a command that was carried out left its item.
 _LEFT_IN: dict[str, Status] = {
     "fail": "scheduled",
@@ -71,6 +74,7 @@ def item_command(
                 _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
                 check_json(command.result, "the result")
             out.add(Completed(item.number, hold.fence, command.command_id, command.result))
+            return Ack(command.command_id, command.work_item_id, "completed", 0.0)
         case Fail():
             _check_growth(shard, item, command.error, hold.note)
             _fail(shard, item, hold, command, out)
@@ -108,7 +112,7 @@ def _done_before(
     id_ = command.command_id
     if isinstance(command, Progress) or shard.commands.get(id_) is not None:
         return repeated_about(shard, id_, command.retry, item.number, verb, now)
-    if isinstance(command, Release | Wait):
+    if isinstance(command, _HANDING_BACK):
         check_id(id_, now)
     # An outcome is taken whatever its id is worth.
     return None
@@ -198,8 +202,10 @@ def renew(shard: Shard, command: Renew, sender: str) -> Ack:
 
 def held_by(shard: Shard, item: Item, sender: str, token: str) -> Hold:
     """The hold of `item`, if `sender` shows the token that it is held with."""
-    name = item_id(shard.number, item.number)
     hold = item.hold
+    if hold is not None and hold.agent == sender and hold.token == token:
+        return hold
+    name = item_id(shard.number, item.number)
     if hold is None:
         if token:
             raise Refusal(
@@ -209,12 +215,9 @@ def held_by(shard: Shard, item: Item, sender: str, token: str) -> Hold:
         raise Refusal("not_claimed", f"work item {name} is not claimed by anybody")
     if hold.agent != sender:
         raise Refusal("not_holder", f"work item {name} is held by another agent than {sender!r}")
-    if hold.token != token:
-        raise Refusal(
-            "stale_token",
-            f"work item {name} is held under another token; this claim of it has ended",
-        )
-    return hold
+    raise Refusal(
+        "stale_token", f"work item {name} is held under another token; this claim of it has ended"
+    )
 
 
 def _ack(command: ItemCommand, item: Item) -> Ack:

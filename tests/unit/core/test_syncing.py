@@ -100,13 +100,13 @@ def test_those_of_an_earlier_version_get_all_of_it_always() -> None:
 
 def test_types_that_are_newly_ready_or_served_are_news() -> None:
     teller = Teller()
-    assert teller.sync.is_news(["build"], ["test"]), "nothing was told yet"
+    assert teller.sync.is_news({"build"}, {"test"}), "nothing was told yet"
     teller.beat()
-    assert not teller.sync.is_news(["build"], ["test"])
-    assert not teller.sync.is_news([], ["test"])
-    assert teller.sync.is_news(["lint"], ["test"])
-    assert teller.sync.is_news(["build"], [])
-    assert teller.sync.is_news(["build"], ["test", "lint"])
+    assert not teller.sync.is_news({"build"}, {"test"})
+    assert not teller.sync.is_news(set(), {"test"})
+    assert teller.sync.is_news({"lint"}, {"test"})
+    assert teller.sync.is_news({"build"}, set())
+    assert teller.sync.is_news({"build"}, {"test", "lint"})
 
 
 def test_without_synchronization_nothing_is_ever_told() -> None:
@@ -114,7 +114,7 @@ def test_without_synchronization_nothing_is_ever_told() -> None:
     for all_ in (False, True, False):
         one = teller.beat(all_=all_)
         assert (one.told, one.ready, one.idle) == (UNTOLD, {}, {})
-    assert not teller.sync.is_news(["lint"], ["lint"])
+    assert not teller.sync.is_news({"lint"}, {"lint"})
 
 
 # --- hearing it ------------------------------------------------------------------------------
