@@ -256,13 +256,21 @@ class Agents:
     async def ask(self) -> None:
         """All say how many slots they have free."""
         for agent in self._agents:
-            await self._next(agent)
+            await self._send(agent, self._next(agent))
 
     async def work(self) -> None:
         """Complete what is assigned; return once the meter has what it wants."""
         while not self._meter.finished:
             for message in await self._work.take_some():
-                await self._on_work(self._by_subject[message.subject], message.data)
+                agent = self._by_subject[message.subject]
+                self._on_work(agent, message.data)
+                if len(agent.fresh) == self._job.slots:
+                    await self._send(agent, self._next(agent))
+            if self._given == self._job.items:
+                # No more will come: whoever holds less than he can completes that.
+                for agent in self._agents:
+                    if agent.fresh:
+                        await self._send(agent, self._next(agent))
 
     async def _attach(self) -> None:
         answers = Inbox()
@@ -299,7 +307,7 @@ class Agents:
         agent.beat_at = self._clock() + place * answer.heartbeat_s
         self._heartbeat_s = answer.heartbeat_s
 
-    async def _on_work(self, agent: _Agent, data: bytes) -> None:
+    def _on_work(self, agent: _Agent, data: bytes) -> None:
         work = _work.decode(data)
         self._acknowledged(agent, work)
         for assignment in work.items:
@@ -311,13 +319,6 @@ class Agents:
             agent.fresh.append((assignment.work_item_id, assignment.token))
             self._given += 1
             self._assigned(assignment)
-        if self._given == self._job.items:
-            # No more will come: whoever holds less than he can completes that.
-            for other in self._agents:
-                if other.fresh:
-                    await self._next(other)
-        elif len(agent.fresh) == self._job.slots:
-            await self._next(agent)
 
     def _acknowledged(self, agent: _Agent, work: Work) -> None:
         done = 0
@@ -336,8 +337,8 @@ class Agents:
         if done:
             self._meter.count(done)
 
-    async def _next(self, agent: _Agent) -> None:
-        """Complete what is in hand, and ask for as much again."""
+    def _next(self, agent: _Agent) -> bytes:
+        """The message that completes what is in hand, and asks for as much again."""
         done: list[ItemCommand] = []
         for work_item_id, token in agent.fresh:
             command = Complete(self._ids.new(), work_item_id, token)
@@ -345,11 +346,13 @@ class Agents:
             done.append(command)
         agent.fresh.clear()
         agent.number += 1
-        await self._send_next(agent, done)
+        return self._encoded(agent, done)
 
-    async def _send_next(self, agent: _Agent, done: list[ItemCommand]) -> None:
+    def _encoded(self, agent: _Agent, done: list[ItemCommand]) -> bytes:
         free = self._job.slots - len(agent.fresh)
-        body = _encode(Next(agent.session, agent.number, free, agent.received, done))
+        return _encode(Next(agent.session, agent.number, free, agent.received, done))
+
+    async def _send(self, agent: _Agent, body: bytes) -> None:
         agent.sent_at = self._clock()
         self._messages += 1
         await self._client.publish(agent.next_subject, body)
@@ -391,7 +394,7 @@ class Agents:
         for command in agent.unanswered.values():
             command.retry += 1
         self._resent += len(agent.unanswered)
-        await self._send_next(agent, list(agent.unanswered.values()))
+        await self._send(agent, self._encoded(agent, list(agent.unanswered.values())))
 
 
 if __name__ == "__main__":
