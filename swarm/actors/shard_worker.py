@@ -55,17 +55,15 @@ class ShardWorker(Actor):
         self._log_time_off_s = around.server_clock.now() - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
-        self._deaf = False
+        self._deaf = self._ticked = False
         self._reconnects = around.bus.reconnects
-        self._ticked = False
         self._map_version = fenced.map_version
         self._edges = EdgeBook(shard)
         settings = around.settings
-        records = around.subjects.records(shard.number)
         self._finished = FinishedItems(
             around.bus,
             around.send,
-            records,
+            around.subjects.records(shard.number),
             shard,
             settings.finished_retention_s,
             again=self.put,
@@ -119,7 +117,7 @@ class ShardWorker(Actor):
 
     @property
     def owner(self) -> str:
-        """The coordinator that owns the shard."""
+        """Its coordinator."""
         return self._around.coordinator
 
     @property
@@ -203,6 +201,8 @@ class ShardWorker(Actor):
 
     def _refuse_now(self, request: Request, refusal: Refusal) -> None:
         """The sender is told at once, as nothing of the request was looked at."""
+        # An agent that was not listened to has been heard of all the same.
+        self._deaf = self._deaf or request.verb == "heartbeat"
         if request.reply:
             self._around.send.soon(request.reply, error_reply(refusal))
 

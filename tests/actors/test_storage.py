@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -108,6 +109,35 @@ def test_full_everything_waits_and_nothing_is_lost() -> None:
         await world.connect("map").state_create("map", msgspec.json.encode(cluster.map))
         what = Examination(settings=ONE, now=world.time())
         assert (await examine(world.connect("doctor"), what)).clean
+
+    on_cluster(scenario, settings=ONE)
+
+
+def test_a_heartbeat_that_met_full_storage_counts_all_the_same() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1")
+        world, clock = cluster.world, asyncio.get_running_loop().time
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach()
+        item, token = await held(cluster, agent)
+        began = clock()
+        worker = next(iter(cluster.coordinators["c1"]._shards))
+        await pass_time(ONE.lease_s - 1.0)
+        world.capacity = 1
+        you = world.connect("you")
+        await you.publish("swarm.shard.0.stats.you", b"", reply="_INBOX.you.1")
+        await until(lambda: worker._fenced.full)
+        await agent.heartbeat((item, token))
+        await you.flush()
+        world.capacity = 0
+        # For less than an owner needs to know that it does not hear.
+        await until(lambda: not worker._fenced.full)
+        assert clock() - began < ONE.lease_s - 1.0 + ONE.missed_s
+        await pass_time(ONE.lease_s - 1.0)
+        assert clock() - began > ONE.lease_s + 1.0
+        assert (await cluster.swarm.get(item)).status == "claimed"
+        await pass_time(ONE.lease_s + 1.0)
+        assert (await cluster.swarm.get(item)).status == "queued", "it was not heard of again"
 
     on_cluster(scenario, settings=ONE)
 
