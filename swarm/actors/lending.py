@@ -106,7 +106,7 @@ class Lending:
 
     def look(self, ready: dict[str, int]) -> None:
         """Move slots to where they are wanted more, with so much `ready` here by work type."""
-        self._turnover.look(self._pool.taken, self._clock())
+        self._turnover.look(self._pool.taken, ready, self._clock())
         self._grant_wishes(ready)
         self._give_back(ready)
         waiting = self._pool.waiting()
@@ -200,18 +200,23 @@ class Lending:
             self._sought[work_type] = now
             for peer in self._askable(work_type, live):
                 needed.setdefault(peer, {})[work_type] = count
-        rates = self._turnover.rates
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
-            known = {work_type: rates[work_type] for work_type in types if work_type in rates}
-            self._say(subject, _encode(Borrow(types, known)))
+            rates = {work_type: self._rate(work_type) for work_type in types}
+            self._say(subject, _encode(Borrow(types, rates)))
         return not later
 
     def _waits_longer(self, work_type: str, borrow: Borrow, own: int) -> bool:
         """Whether work of this type waits longer for slots there than here."""
+        # A coordinator of an earlier version leaves out what it does not know.
         rate = borrow.rates.get(work_type, 0.0)
-        ours = self._turnover.rates.get(work_type, 0.0)
-        return waits_longer(borrow.ready[work_type], rate, own, ours)
+        return waits_longer(borrow.ready[work_type], rate, own, self._rate(work_type))
+
+    def _rate(self, work_type: str) -> float:
+        """How many a second find a slot here; 0 for what nobody attached here may do."""
+        if work_type not in self._pool.served:
+            return 0.0
+        return self._turnover.rate(work_type, self._clock())
 
     def _lacking(self, work_type: str, peer: str, live: dict[str, Beat]) -> int:
         """Ready items of the peer that no slots are for: its own, and those of who has more."""

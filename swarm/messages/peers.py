@@ -82,7 +82,7 @@ class Borrow(Struct, omit_defaults=True):
 
     #: Ready items by work type.
     ready: dict[str, int]
-    #: How many of those types a second found a slot lately; absent: none.
+    #: How many of those types a second found a slot lately; -1: it is not known yet.
     rates: dict[str, float] = {}
 
 

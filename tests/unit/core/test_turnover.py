@@ -6,28 +6,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.turnover import LONGER, WINDOW_S, Turnover, waits_longer
+from swarm.core.turnover import LONGER, UNKNOWN, WINDOW_S, Turnover, waits_longer
 
 
 def test_rates_are_those_of_the_last_window() -> None:
     turnover = Turnover(100.0)
-    turnover.look({"build": 5}, 100.5)
-    assert turnover.rates == {}, "too early to tell"
-    turnover.look({"build": 30, "test": 1}, 102.0)
-    assert turnover.rates == {"build": 15.0, "test": 0.5}
-    turnover.look({"build": 31, "test": 1}, 102.5)
-    assert turnover.rates == {"build": 15.0, "test": 0.5}
-    turnover.look({"build": 32, "test": 1}, 102.0 + WINDOW_S)
-    assert turnover.rates == {"build": 2.0 / WINDOW_S}
+    both = ["build", "test"]
+
+    def rates() -> tuple[float, float]:
+        return turnover.rate("build", 101.0), turnover.rate("test", 101.0)
+
+    turnover.look({"build": 5}, both, 100.5)
+    assert rates() == (UNKNOWN, UNKNOWN), "too early to tell"
+    turnover.look({"build": 30, "test": 1}, both, 102.0)
+    assert rates() == (15.0, 0.5)
+    turnover.look({"build": 31, "test": 1}, both, 102.5)
+    assert rates() == (15.0, 0.5)
+    turnover.look({"build": 32, "test": 1}, both, 102.0 + WINDOW_S)
+    assert rates() == (2.0 / WINDOW_S, UNKNOWN)
 
 
 def test_what_was_counted_is_not_counted_again() -> None:
     taken = {"build": 10}
     turnover = Turnover(0.0)
-    turnover.look(taken, 1.0)
+    turnover.look(taken, ["build"], 1.0)
     taken["build"] += 4
-    turnover.look(taken, 2.0)
-    assert turnover.rates == {"build": 4.0}
+    turnover.look(taken, ["build"], 2.0)
+    assert turnover.rate("build", 2.0) == 4.0
+
+
+def test_work_starves_when_none_of_it_found_a_slot_for_a_window() -> None:
+    turnover = Turnover(0.0)
+    turnover.look({}, ["build"], 10.0)
+    assert turnover.rate("build", 10.0 + WINDOW_S / 2) == UNKNOWN
+    turnover.look({}, ["build"], 10.0 + WINDOW_S / 2)
+    assert turnover.rate("build", 10.0 + WINDOW_S) == 0.0
+    # One did: it begins anew.
+    turnover.look({"build": 1}, ["build"], 10.0 + WINDOW_S)
+    assert turnover.rate("build", 10.0 + WINDOW_S) > 0.0
+    turnover.look({"build": 1}, ["build"], 10.1 + WINDOW_S)
+    turnover.look({"build": 1}, ["build"], 10.0 + 2 * WINDOW_S)
+    assert turnover.rate("build", 10.0 + 2 * WINDOW_S) == UNKNOWN
+    assert turnover.rate("build", 10.1 + 2 * WINDOW_S) == 0.0
+    # There was none to do, and there is some again.
+    turnover.look({"build": 1}, [], 20.0)
+    turnover.look({"build": 1}, ["build"], 30.0)
+    assert turnover.rate("build", 30.0) == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -43,6 +67,10 @@ def test_what_was_counted_is_not_counted_again() -> None:
         ((1, 0.0), (1000, 0.0), True),
         # None of ours did: theirs go on by themselves.
         ((1000, 1.0), (1, 0.0), False),
+        # Who has just begun cannot tell; but nothing starves.
+        ((1000, UNKNOWN), (1, 1.0), False),
+        ((1000, 1.0), (1, UNKNOWN), False),
+        ((1, 0.0), (1000, UNKNOWN), True),
     ],
 )
 def test_where_work_waits_longer(
