@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,7 +14,7 @@ from swarm.actors.waiters import Waiters
 from swarm.core import decide, read
 from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
-from swarm.core.leases import Leases
+from swarm.core.leases import Lease, Leases
 from swarm.core.shard import Shard
 from swarm.core.usage import UsageCounter
 from swarm.core.work import view
@@ -55,6 +56,16 @@ from swarm.subjects import item_id, parse_item_id
 EVENT_BYTES = 200
 #: Most items that come due at once.
 DUE_MAX = 1000
+
+
+class Settled(NamedTuple):
+    """What follows from a batch's events when they are durable."""
+
+    #: Leases of items that were claimed, and items that nobody holds any more.
+    begun: dict[int, Lease]
+    over: list[int]
+    #: Items that somebody waits for.
+    awaited: list[int]
 
 
 @dataclass(slots=True)
@@ -293,9 +304,10 @@ class Deciding:
 
     # --- leases ----------------------------------------------------------------------------------
 
-    def durable(self, events: list[Event], now: float, answers: Answers) -> None:
-        """These are in the log: leases begin or are over, and who waits for that is answered."""
-        items, end, awaited = self.shard.items, self.leases.end, self.waiters.items
+    def settled(self, events: list[Event]) -> Settled:
+        """What follows once these are in the log; found while they are on their way."""
+        items, awaited, progress_s = self.shard.items, self.waiters.items, self.shard.progress_s
+        settled = Settled({}, [], [])
         for event in events:
             if isinstance(event, Submitted):
                 continue
@@ -304,15 +316,24 @@ class Deciding:
                 item = items.get(number)
                 hold = item.hold if item is not None else None
                 if hold is None:
-                    end(number)
+                    settled.over.append(number)
                 elif isinstance(event, Claimed):
-                    self.begin_lease(number, hold, now)
+                    settled.begun[number] = Lease(hold.lease_s, progress_s.get(number, 0.0))
                 if number in awaited:
-                    self._changed(number, answers)
+                    settled.awaited.append(number)
+        return settled
+
+    def durable(self, settled: Settled, now: float, answers: Answers) -> None:
+        """They are: leases begin or are over, and who waits for that is answered."""
+        self.leases.end(settled.over)
+        self.leases.begin(settled.begun, now)
+        for number in settled.awaited:
+            self._changed(number, answers)
 
     def begin_lease(self, number: int, hold: Hold, now: float) -> None:
-        """The claim is durable: its lease runs from now on."""
-        self.leases.start(number, hold.lease_s, now, self.shard.progress_s.get(number, 0.0))
+        """The claim is in the log, and its lease was not known here: it runs from now on."""
+        lease = Lease(hold.lease_s, self.shard.progress_s.get(number, 0.0))
+        self.leases.begin({number: lease}, now)
 
 
 def numbers_of(event: Event) -> Sequence[int]:

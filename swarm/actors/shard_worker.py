@@ -268,10 +268,9 @@ class ShardWorker(Actor):
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
             await let_out(begun=True)
-            # While it is under way nothing is decided, but answers can be encoded.
-            ready = answers.encoded(
-                self._around.subjects, self._around.coordinator, self._bus.max_payload
-            )
+            # While it is under way nothing is decided, but what follows can be prepared.
+            ready = answers.encoded(self._around.subjects, self.owner, self._bus.max_payload)
+            settled = self._deciding.settled(batch.events)
             seq = await append
         finally:
             if not append.done():
@@ -282,7 +281,8 @@ class ShardWorker(Actor):
         await self._around.send.all(ready)
         if ready:
             await let_out()
-        self._account(batch, answers, started)
+        self._deciding.durable(settled, self._clock(), answers)
+        self._account(batch, started)
         self._counting.walk(len(batch.events), ticked=ticked)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
@@ -329,10 +329,9 @@ class ShardWorker(Actor):
             texts += request.size
         return EVENT_BYTES * len(batch.events) + texts
 
-    def _account(self, batch: decide.Batch, answers: Answers, started: float) -> None:
-        """The batch is durable: leases run, waiters are answered, counts may be shown."""
+    def _account(self, batch: decide.Batch, started: float) -> None:
+        """The batch is durable: conflicts are told, counts may be shown, upkeep goes on."""
         now = self._clock()
-        self._deciding.durable(batch.events, now, answers)
         for conflict in batch.conflicts:
             self._around.disagreed(conflict)
         if now - started > self._around.settings.missed_s:

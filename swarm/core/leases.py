@@ -14,7 +14,7 @@ then given up.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -30,14 +30,17 @@ MASS_SESSIONS = 3
 NEVER = float("inf")
 
 
-class _Lease(Struct, gc=False):
+class Lease(Struct, gc=False):
+    """The lease of one claim: how long it is, and what is known of its holder."""
+
     lease_s: float
-    deadline: float
-    #: Heartbeats of the holder, since it was assigned, that did not list the item.
-    unlisted: int = 0
     #: A claim without progress for this long ends; 0: it may take its time.
     progress_s: float = 0.0
+    #: When it ends; it has not begun before `Leases.begin`.
+    deadline: float = NEVER
     progress_by: float = NEVER
+    #: Heartbeats of the holder, since it was assigned, that did not list the item.
+    unlisted: int = 0
     #: Nothing was heard of the holder since everybody was out of reach.
     unheard: bool = False
 
@@ -53,7 +56,7 @@ class Leases:
     """Lease of every held item, by number."""
 
     def __init__(self) -> None:
-        self._leases: dict[int, _Lease] = {}
+        self._leases: dict[int, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -61,17 +64,18 @@ class Leases:
     def __contains__(self, number: int) -> bool:
         return number in self._leases
 
-    def start(self, number: int, lease_s: float, now: float, progress_s: float = 0.0) -> None:
-        """The item was claimed; with `progress_s`, its work must be seen to advance, too."""
-        assert lease_s > 0, "a lease of no length lapses before it is heard of"
-        lease = self._leases[number] = _Lease(lease_s, now + lease_s)
-        if progress_s:
-            lease.progress_s = progress_s
+    def begin(self, leases: Mapping[int, Lease], now: float) -> None:
+        """These items were claimed; with `progress_s`, work must be seen to advance, too."""
+        for lease in leases.values():
+            assert lease.lease_s > 0, "a lease of no length lapses before it is heard of"
+            lease.deadline = now + lease.lease_s
             _await_progress(lease, now)
+        self._leases.update(leases)
 
-    def end(self, number: int) -> None:
-        """The item is not held any more."""
-        self._leases.pop(number, None)
+    def end(self, numbers: Iterable[int]) -> None:
+        """These items are not held any more."""
+        for number in numbers:
+            self._leases.pop(number, None)
 
     def renew(self, number: int, now: float) -> None:
         """Its holder spoke of the item."""
@@ -143,6 +147,6 @@ class Leases:
         )
 
 
-def _await_progress(lease: _Lease, now: float) -> None:
+def _await_progress(lease: Lease, now: float) -> None:
     if lease.progress_s:
         lease.progress_by = now + lease.progress_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core.leases import UNLISTED_RELEASE, UNLISTED_RESEND, Leases, Missing
+from swarm.core.leases import UNLISTED_RELEASE, UNLISTED_RESEND, Lease, Leases, Missing
 
 NOTHING = Missing([], [])
 
@@ -13,13 +13,13 @@ def leases(*numbers: int, lease_s: float = 30.0) -> Leases:
     """Leases of these items, all begun at 0."""
     made = Leases()
     for number in numbers:
-        made.start(number, lease_s, 0.0)
+        made.begin({number: Lease(lease_s)}, 0.0)
     return made
 
 
 def test_a_lease_lapses_after_its_time_and_not_at_it() -> None:
     held = leases(1, 2)
-    held.start(3, 5.0, 0.0)
+    held.begin({3: Lease(5.0)}, 0.0)
     assert held.lapsed(5.0) == []
     assert held.lapsed(5.1) == [3]
     assert held.lapsed(30.0) == [3]
@@ -29,7 +29,7 @@ def test_a_lease_lapses_after_its_time_and_not_at_it() -> None:
 def test_what_lapsed_is_named_until_it_is_ended_in_order_of_number() -> None:
     held = leases(9, 2, 5)
     assert held.lapsed(31.0) == [2, 5, 9]
-    held.end(5)
+    held.end([5])
     assert held.lapsed(31.0) == [2, 9]
     assert len(held) == 2
 
@@ -45,9 +45,9 @@ def test_a_renewal_lasts_from_now_and_only_for_that_item() -> None:
 def test_renewing_or_ending_what_is_not_held_does_nothing() -> None:
     held = leases(1)
     held.renew(7, 0.0)
-    held.end(7)
-    held.end(1)
-    held.end(1)
+    held.end([7])
+    held.end([1])
+    held.end([1])
     assert len(held) == 0
     assert held.lapsed(1e9) == []
 
@@ -100,8 +100,8 @@ def test_a_new_claim_of_the_same_item_counts_for_itself() -> None:
     held = leases(1)
     for _ in range(3):
         held.heartbeat([1], {}, 1.0)
-    held.end(1)
-    held.start(1, 10.0, 50.0)
+    held.end([1])
+    held.begin({1: Lease(10.0)}, 50.0)
     assert held.heartbeat([1], {}, 51.0) == NOTHING
     assert held.lapsed(60.0) == []
     assert held.lapsed(60.1) == [1]
@@ -122,7 +122,7 @@ def test_items_without_a_lease_yet_are_not_missed() -> None:
 
 def test_a_restart_gives_each_its_own_time_in_full() -> None:
     held = leases(1)
-    held.start(2, 5.0, 0.0)
+    held.begin({2: Lease(5.0)}, 0.0)
     held.restart(100.0)
     assert held.lapsed(105.0) == []
     assert held.lapsed(105.1) == [2]
