@@ -118,13 +118,13 @@ async def load(job: Job) -> None:
         noted |= agents.noted()
     errors.check()
     measured = meter.measured
-    measured.checked = await _check(client, job)
+    measured.checked = await verify(client, job)
     measured.noted = noted
     say_measured(measured)
     await client.close()
 
 
-async def _check(client: Client, job: Job) -> dict[str, int]:
+async def verify(client: Client, job: Job) -> dict[str, int]:
     """Ask every shard; what was submitted must be where it belongs, and nothing else."""
     found = await count(client, job)
     completed = job.items if job.agents else 0
@@ -197,8 +197,9 @@ class Agents:
         ids: Ids,
         meter: Meter,
         assigned: Callable[[Assignment], None] = lambda _: None,
+        names: str = "agent",
     ) -> None:
-        """`assigned`: told of each assignment when it has been read."""
+        """`assigned`: told of each assignment when it has been read.  `names`: how they begin."""
         self._client = client
         self._job = job
         self._ids = ids
@@ -206,7 +207,7 @@ class Agents:
         self._assigned = assigned
         self._subjects = Subjects(job.prefix)
         self._clock = asyncio.get_running_loop().time
-        self._agents = [_Agent(f"agent-{number}") for number in range(job.agents)]
+        self._agents = [_Agent(f"{names}-{number}") for number in range(job.agents)]
         self._by_subject: dict[str, _Agent] = {}
         self._work = Inbox()
         self._controls = Inbox()
@@ -283,6 +284,8 @@ class Agents:
         while waiting:
             again: list[str] = []
             for message in await answers.take_some():
+                if message.subject not in by_reply:
+                    continue  # an agent's of another swarm
                 answer = _attach_answer.decode(message.data)
                 if answer.error is not None and answer.error.retry:
                     again.append(message.subject)

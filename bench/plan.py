@@ -115,6 +115,8 @@ class Job(Struct):
     seconds: float = 0.0
     #: NATS connections that hosted agents share.
     connections: int = 1
+    #: Swarms that share the load, where it is spread over several.
+    swarms: int = 1
 
 
 class Measured(Struct):

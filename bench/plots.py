@@ -202,7 +202,7 @@ def shards(section: Section, axes: Axes) -> bool:
     """CPU time an item by size: a line for each number of shards."""
     of_size: dict[int, dict[int, list[Session]]] = {}
     for session in section.sessions:
-        if "cost_us" in session.figures:
+        if "cost_us" in session.figures and session.workload.startswith("scale_"):
             coordinators, shard_count = map(int, session.workload.split("_")[1:])
             line = of_size.setdefault(shard_count, {})
             line.setdefault(coordinators, []).append(session)

@@ -303,11 +303,33 @@ def of_idle(section: Section) -> str:
 
 def of_scale(section: Section) -> str:
     """By size."""
+    parts = [
+        heading("Coordinators and shards", section),
+        (
+            "CPU time of real node processes, one standby a shard, with 1,000 agents that "
+            "complete one item at a time; what the nodes use at rest is part of it. All share "
+            "the cores of one machine."
+        ),
+        _sizes(section, "scale_", "coordinators"),
+    ]
+    if any(session.workload.startswith("apart_") for session in section.sessions):
+        parts += [
+            (
+                "The same work by swarms of one coordinator each, which share nothing but the "
+                "machine and nats-server (a router in the same process, no standby, no slots "
+                "moved): what so many processes cost here by themselves."
+            ),
+            _sizes(section, "apart_", "swarms"),
+        ]
+    return "\n\n".join(parts)
+
+
+def _sizes(section: Section, kind: str, of_what: str) -> str:
     rows = [
         [
-            "coordinators",
+            of_what,
             "shards",
-            "coordinators + router + NATS, µs an item",
+            "nodes + NATS, µs an item",
             "of the smallest's",
             "NATS alone, µs",
             "agents' process, µs",
@@ -315,9 +337,9 @@ def of_scale(section: Section) -> str:
             "at rest, % of a core",
         ]
     ]
-    groups = _groups(section)
-    first = [s for s in section.sessions if s.workload == groups[0][0]]
-    for name, _ in groups:
+    names = [name for name, _ in _groups(section) if name.startswith(kind)]
+    first = [s for s in section.sessions if s.workload in names[:1]]
+    for name in names:
         sessions = [s for s in section.sessions if s.workload == name]
         _, coordinators, shards = name.split("_")
         share = of_spread(
@@ -339,17 +361,7 @@ def of_scale(section: Section) -> str:
             rest,
         ]
         rows.append(row)
-    return "\n\n".join(
-        [
-            heading("Coordinators and shards", section),
-            (
-                "CPU time of real node processes, one standby a shard, with 1,000 agents that "
-                "complete one item at a time; what the nodes use at rest is part of it. All share "
-                "the cores of one machine."
-            ),
-            table(rows),
-        ]
-    )
+    return table(rows)
 
 
 def _groups(section: Section) -> list[tuple[str, str]]:

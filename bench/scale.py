@@ -4,17 +4,23 @@ Real `swarm node` processes with the default settings (one standby a shard), a r
 own, and 1,000 agents that complete one item at a time, attached through the router.  What
 counts is CPU time: on one machine more processes cannot be faster, but what an item costs
 says what more machines would give.
+
+More processes than cores get in each other's way by themselves, whatever they do.  How much
+that is, swarms of one coordinator each show, which share nothing but the machine and NATS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 
 from bench import machine
 from bench.child import Failed, cpu_seconds
+from bench.load_apart import jobs_of
 from bench.nodes import Nodes, running
-from bench.plan import SYNC, Job
+from bench.plan import SYNC, Job, Measured
 from bench.results import Session
 from bench.running import WARM, Env, session_of, tell
 from bench.session import run_load
@@ -23,6 +29,9 @@ from swarm.sdk.client import Swarm
 #: (coordinators, shards)
 SIZES = ((2, 16), (4, 16), (8, 16), (2, 64), (8, 64))
 QUICK_SIZES = ((2, 4),)
+#: (swarms of one coordinator each, shards of all): what more processes cost by themselves.
+APART = ((2, 16), (8, 16))
+QUICK_APART = ((2, 4),)
 AGENTS = 1000
 #: Some seconds' work: in less, beats and the first exchange of slots would be most of it.
 ITEMS = 120_000
@@ -41,6 +50,8 @@ async def measure(env: Env) -> list[Session]:
     for number in range(1, options.few_rounds + 1):
         for coordinators, shards in sizes:
             sessions.append(await _session(env, number, coordinators, shards))
+        for swarms, shards in QUICK_APART if options.quick else APART:
+            sessions.append(await _apart(env, number, swarms, shards))
     return sessions
 
 
@@ -78,8 +89,45 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
         )
         measured = await run_load("bench.ours", job, env.directory, SESSION_S)
     await env.forget(SYNC, prefix)
+    _fill(measured, list(roles), rest)
+    name = f"scale_{coordinators}_{shards}"
+    session = session_of(number, "nodes", name, items, measured, probe_ms, SYNC)
+    tell(session, f"{coordinators} coordinators, {shards} shards")
+    return session
+
+
+async def _apart(env: Env, number: int, swarms: int, shards: int) -> Session:
+    """As many coordinators, each a swarm of its own, router included, without a standby."""
+    prefix, server = env.new_prefix(), env.servers[SYNC]
+    items, agents = _amount(env)
+    pids, logs = {"nats": server.pid}, env.directory / prefix
+    job = Job(server.url, prefix, shards, agents, 1, items, int(items * WARM), swarms=swarms)
+    probe_ms = machine.probe_ms()
+    async with AsyncExitStack() as stack:
+        for part in jobs_of(job):
+            (logs / part.prefix).mkdir(parents=True)
+            kept = {"SHARD_COUNT": str(part.shards), "SWARM_PREFIX": part.prefix}
+            roles = {part.prefix: "coordinator,router"}
+            nodes = await stack.enter_async_context(
+                running(server.url, logs / part.prefix, roles, **kept)
+            )
+            await until_settled(nodes, part.prefix, 1, part.shards)
+            pids |= nodes.pids
+        rest = await at_rest(pids, REST_S)
+        job.pids = pids
+        measured = await run_load("bench.load_apart", job, env.directory, SESSION_S)
+    await env.forget(SYNC, prefix)
+    _fill(measured, [name for name in pids if name != "nats"], rest)
+    name = f"apart_{swarms}_{shards}"
+    session = session_of(number, "nodes", name, items, measured, probe_ms, SYNC)
+    tell(session, f"{swarms} swarms of one coordinator, {shards} shards in all")
+    return session
+
+
+def _fill(measured: Measured, nodes: Sequence[str], rest: Mapping[str, float]) -> None:
+    """The figures of a session, by the CPU time of its processes."""
     by_role = measured.cpu_s
-    ours = sum(seconds for role, seconds in by_role.items() if role in roles)
+    ours = sum(seconds for role, seconds in by_role.items() if role in nodes)
     if by_role:
         measured.figures = {
             "nodes_us": round(1e6 * ours / measured.items, 1),
@@ -89,10 +137,6 @@ async def _session(env: Env, number: int, coordinators: int, shards: int) -> Ses
         figures = measured.figures
         figures["cost_us"] = round(figures["nodes_us"] + figures["nats_us"], 1)
         figures["rest_percent"] = round(sum(rest.values()), 2)
-    name = f"scale_{coordinators}_{shards}"
-    session = session_of(number, "nodes", name, items, measured, probe_ms, SYNC)
-    tell(session, f"{coordinators} coordinators, {shards} shards")
-    return session
 
 
 async def at_rest(pids: dict[str, int], seconds: float) -> dict[str, float]:
