@@ -22,19 +22,22 @@ class Mailbox(Generic[Item]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._items: deque[Item] = deque()
+        #: What waits: to be looked at, not to be added to.
+        self.waiting: deque[Item] = deque()
+        #: The oldest item; IndexError when there is none.
+        self.pop = self.waiting.popleft
         self._arrived = asyncio.Event()
         #: Whether that is set: to ask costs a fifth of setting it again for every item.
         self._awake = False
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.waiting)
 
     def put(self, item: Item) -> bool:
         """Add `item`; False when the mailbox is full: the caller must say so to the sender."""
-        if len(self._items) >= self._size:
+        if len(self.waiting) >= self._size:
             return False
-        self._items.append(item)
+        self.waiting.append(item)
         if not self._awake:
             self.wake()
         return True
@@ -44,13 +47,9 @@ class Mailbox(Generic[Item]):
         self._awake = True
         self._arrived.set()
 
-    def pop(self) -> Item:
-        """The oldest item; IndexError when there is none."""
-        return self._items.popleft()
-
     def clear(self) -> None:
         """Forget everything: the senders will ask again."""
-        self._items.clear()
+        self.waiting.clear()
 
     async def wait(self) -> None:
         """Return when something has arrived or somebody woke us."""

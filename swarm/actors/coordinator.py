@@ -253,8 +253,9 @@ class Coordinator(Actor):
     async def _run(self) -> None:
         while True:
             await self._mailbox.wait()
-            while self._mailbox:
-                self._take(self._mailbox.pop())
+            waiting = self._mailbox.waiting
+            while waiting:
+                self._take(waiting.popleft())
             ready = self._shards.ready()
             self._lending.look(ready)
             self._wake_workers()

@@ -180,7 +180,7 @@ class Deciding:
                 answers.assign(slots.agent, slots.session, taken)
                 self.usage.assigned(slots.lender, slots.session)
                 bytes_left -= EVENT_BYTES
-            if slots is None or not ready[work_type] or not pool.has_free(work_type):
+            if slots is None or not ready[work_type]:
                 wanted = self.wanted()
 
     def _heartbeat(
