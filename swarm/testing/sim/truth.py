@@ -81,6 +81,11 @@ class Known(Struct):
             found = status
         return found
 
+    def had_ended(self, seq: int) -> bool:
+        """Whether it had ended before the entry `seq`, or at some event of it."""
+        within = [status for at, status in self.history if at == seq]
+        return any(status in ENDED for status in (self.status_at(seq - 1), *within))
+
 
 class Folded(Struct):
     """An event that has just become durable."""
@@ -135,6 +140,14 @@ class Truth:
     def last_seqs(self) -> dict[int, int]:
         """Last sequence of each log."""
         return {number: position.at for number, position in self.positions.items()}
+
+    def had_ended(self, known: Known) -> bool:
+        """Whether the item had ended at some moment of its shard's last entry.
+
+        What is refused in the course of a batch is true of that moment: the item may have been
+        brought back, and claimed anew, before the batch was complete.
+        """
+        return known.had_ended(self.positions[parse_item_id(known.work_item_id)[0]].last)
 
     def unfinished(self) -> list[str]:
         """Items that have not ended, but for blocked ones, which may have to wait."""

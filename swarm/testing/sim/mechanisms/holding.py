@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.messages import ENDED, Released
+from swarm.messages import Released
 from swarm.testing.sim.mechanism import Execution, Mechanism, Said
 from swarm.testing.sim.scene import Scene
 from swarm.testing.sim.truth import Folded
@@ -100,7 +100,8 @@ class Holding(Mechanism):
         verdict, known = self.scene.verdict, self.scene.truth.items.get(told[0])
         if code in ("stale_token", "not_holder", "not_claimed") and holds:
             verdict.broken(f"[2] {told} was refused as {code}, and is held")
-        if code == "already_finished" and (known is None or known.status not in ENDED):
+        ended = known is not None and self.scene.truth.had_ended(known)
+        if code == "already_finished" and not ended:
             verdict.broken(f"[2] {told} was refused as {code}, and is not: {known}")
         if code == "unknown_item" and known is not None:
             verdict.broken(f"[1] {told} was refused as {code}, and is in the log: {known}")
