@@ -11,9 +11,10 @@ import asyncio
 import msgspec
 
 from bench.child import Errors, Meter, connect, main, say_measured, stand_by
-from bench.ours import Agents, verify
+from bench.ours import Agents
 from bench.plan import BATCH, Job
 from bench.submitting import Ids, Submitting
+from bench.verifying import verify
 
 
 def jobs_of(job: Job) -> list[Job]:

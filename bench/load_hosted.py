@@ -13,8 +13,8 @@ import time
 from bench import machine
 from bench.child import Errors, Failed, Meter, check, connect, main, say_measured, stand_by
 from bench.load_latency import SETTLE_S, Paced, figures_of
-from bench.ours import count
 from bench.plan import WORK_TYPE, Job
+from bench.verifying import count
 from swarm import Agent, AgentHost, Context, Swarm
 
 ATTACHED_S = 60.0

@@ -6,9 +6,10 @@ import asyncio
 
 from bench import machine
 from bench.child import Errors, Meter, connect, cpu_seconds, main, say_measured, stand_by
-from bench.ours import Agents, count
+from bench.ours import Agents
 from bench.plan import Job, Measured
 from bench.submitting import Ids
+from bench.verifying import count
 
 #: After the last attach, before the clock starts: heartbeats are spread out by then.
 SETTLE_S = 5.0

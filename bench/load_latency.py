@@ -15,10 +15,11 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from bench.child import Errors, Meter, check, connect, main, say_measured, stand_by
-from bench.ours import Agents, count
+from bench.ours import Agents
 from bench.plan import WORK_TYPE, Job
 from bench.probing import Prober, percentile
 from bench.submitting import Ids
+from bench.verifying import count
 from swarm.messages import Assignment
 
 #: Between the last attach and the first item.

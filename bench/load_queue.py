@@ -10,9 +10,10 @@ import asyncio
 import msgspec
 
 from bench.child import Errors, Meter, check, connect, main, say_measured, stand_by
-from bench.ours import Agents, count
+from bench.ours import Agents
 from bench.plan import BATCH, Job
 from bench.submitting import Ids, Submitting
+from bench.verifying import count
 
 #: Of the statuses, those that an item may have in the end.
 OPEN = ("queued", "claimed", "completed")

@@ -21,7 +21,6 @@ from bench.child import (
     Failed,
     Inbox,
     Meter,
-    check,
     connect,
     main,
     say_measured,
@@ -29,12 +28,12 @@ from bench.child import (
     stand_by,
 )
 from bench.plan import WORK_TYPE, Job
-from bench.submitting import CLIENT, RESEND_S, Ids, Submitting
+from bench.submitting import RESEND_S, Ids, Submitting
+from bench.verifying import verify
 from swarm.config import Settings
 from swarm.hosting.logs import configure_logs
 from swarm.hosting.node import Node, NodePlan
 from swarm.messages import (
-    STATUSES,
     Assignment,
     Attach,
     Complete,
@@ -43,7 +42,6 @@ from swarm.messages import (
     Heartbeat,
     ItemCommand,
     Next,
-    ShardStats,
     Work,
 )
 from swarm.subjects import Subjects
@@ -66,7 +64,6 @@ class _AttachAnswer(Struct):
 _attach_answer = msgspec.json.Decoder(_AttachAnswer)
 _work = msgspec.json.Decoder(Work)
 _control = msgspec.json.Decoder(Control)
-_stats = msgspec.json.Decoder(ShardStats)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -122,35 +119,6 @@ async def load(job: Job) -> None:
     measured.noted = noted
     say_measured(measured)
     await client.close()
-
-
-async def verify(client: Client, job: Job) -> dict[str, int]:
-    """Ask every shard; what was submitted must be where it belongs, and nothing else."""
-    found = await count(client, job)
-    completed = job.items if job.agents else 0
-    wanted = dict.fromkeys(found, 0)
-    wanted |= {"submitted": job.items, "completed": completed, "queued": job.items - completed}
-    return check(wanted, found)
-
-
-async def count(client: Client, job: Job) -> dict[str, int]:
-    """What all shards together say of themselves."""
-    subjects = Subjects(job.prefix)
-    found: dict[str, int] = dict.fromkeys(("submitted", *STATUSES), 0)
-    found |= {"conservation": 0, "foreign": 0, "refused": 0}
-    for shard in range(job.shards):
-        answer = Inbox()
-        reply = f"_INBOX.{CLIENT}.stats.{shard}"
-        await answer.listen(client, reply)
-        await client.publish(subjects.shard(shard, "stats", CLIENT), b"{}", reply=reply)
-        stats = _stats.decode((await answer.take_some())[0].data)
-        for status, count in stats.counts.items():
-            found[status] += count
-        found["submitted"] += stats.submitted
-        found["conservation"] += abs(stats.conservation)
-        found["foreign"] += stats.foreign
-        found["refused"] += sum(stats.refused.values())
-    return found
 
 
 class _Agent:

@@ -24,12 +24,13 @@ from bench.child import Failed, Meter
 from bench.load_latency import Due, Paced
 from bench.long_runs import SOAK, Sample, Soak
 from bench.nodes import Nodes, running
-from bench.ours import Agents, count
+from bench.ours import Agents
 from bench.plan import Job
 from bench.probing import percentile
 from bench.recording import record
 from bench.scale import roles_of, until_settled
 from bench.submitting import Ids
+from bench.verifying import count
 from swarm.bus.embedded import EmbeddedServer, find_binary
 from swarm.errors import SwarmError
 from swarm.hosting.process import run as run_loop

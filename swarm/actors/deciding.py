@@ -306,19 +306,18 @@ class Deciding:
 
     def settled(self, events: list[Event]) -> Settled:
         """What follows once these are in the log; found while they are on their way."""
-        items, awaited, progress_s = self.shard.items, self.waiters.items, self.shard.progress_s
+        items, awaited = self.shard.items, self.waiters.items
         settled = Settled({}, [], [])
         for event in events:
             if isinstance(event, Submitted):
                 continue
-            about: int | list[int] = getattr(event, "n", [])
-            for number in (about,) if isinstance(about, int) else about:
+            for number in numbers_of(event):
                 item = items.get(number)
                 hold = item.hold if item is not None else None
                 if hold is None:
                     settled.over.append(number)
                 elif isinstance(event, Claimed):
-                    settled.begun[number] = Lease(hold.lease_s, progress_s.get(number, 0.0))
+                    settled.begun[number] = self._lease(number, hold)
                 if number in awaited:
                     settled.awaited.append(number)
         return settled
@@ -332,8 +331,10 @@ class Deciding:
 
     def begin_lease(self, number: int, hold: Hold, now: float) -> None:
         """The claim is in the log, and its lease was not known here: it runs from now on."""
-        lease = Lease(hold.lease_s, self.shard.progress_s.get(number, 0.0))
-        self.leases.begin({number: lease}, now)
+        self.leases.begin({number: self._lease(number, hold)}, now)
+
+    def _lease(self, number: int, hold: Hold) -> Lease:
+        return Lease(hold.lease_s, self.shard.progress_s.get(number, 0.0))
 
 
 def numbers_of(event: Event) -> Sequence[int]:

@@ -35,8 +35,7 @@ class Sender:
     ) -> None:
         """Send; a failure is counted and logged."""
         try:
-            if not self._bus.try_publish(subject, data, reply, headers):
-                await self._bus.publish(subject, data, reply, headers)
+            await self._bus.publish(subject, data, reply, headers)
         except (BusError, ValueError) as error:
             self._not_sent(subject, error)
 

@@ -101,7 +101,7 @@ def command_text_bytes(command: ItemCommand) -> int:
     """Bytes that the command's own text takes in a message or a log."""
     match command:
         case Complete():
-            return len(memoryview(command.result))
+            return stored_bytes(command.result)
         case Fail():
             return stored_bytes(command.error)
         case Release():

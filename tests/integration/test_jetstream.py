@@ -137,6 +137,22 @@ def websocket_of(directory: Path) -> str:
     return found["websocket"][0]
 
 
+async def both_ways(here: JetStreamBus, there: JetStreamBus) -> None:
+    """Small and large messages and entries go from one to the other; both are closed."""
+    seen: Seen[Message] = Seen()
+    await there.subscribe("x.*", seen)
+    await here.create_log(LOG)
+    large = b"y" * 300_000
+    for seq, data in enumerate((b"1", large, b"3")):
+        await here.publish(f"x.{seq}", data)
+        assert await here.append(LOG, data, seq, TIMEOUT_S) == seq + 1
+    await seen.count(3)
+    assert [message.data for message in seen.all] == [b"1", large, b"3"]
+    assert [entry.data for entry in await here.read(LOG, 1, 10)] == [b"1", large, b"3"]
+    await here.close()
+    await there.close()
+
+
 # nats-py's own use of aiohttp.
 @pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
 async def test_over_a_websocket(nats_binary: str, tmp_path: Path) -> None:
@@ -147,18 +163,7 @@ async def test_over_a_websocket(nats_binary: str, tmp_path: Path) -> None:
     async with server_with(nats_binary, tmp_path, config) as address:
         url = websocket_of(tmp_path)
         here, there = await connect(url, "a", prefix="x"), await connect(address, "b", prefix="x")
-        seen: Seen[Message] = Seen()
-        await there.subscribe("x.*", seen)
-        await here.create_log(LOG)
-        large = b"y" * 300_000
-        for seq, data in enumerate((b"1", large, b"3")):
-            await here.publish(f"x.{seq}", data)
-            assert await here.append(LOG, data, seq, TIMEOUT_S) == seq + 1
-        await seen.count(3)
-        assert [message.data for message in seen.all] == [b"1", large, b"3"]
-        assert [entry.data for entry in await here.read(LOG, 1, 10)] == [b"1", large, b"3"]
-        await here.close()
-        await there.close()
+        await both_ways(here, there)
 
 
 async def test_over_tls(nats_binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,18 +179,7 @@ async def test_over_tls(nats_binary: str, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/ca.crt")
         here = await connect(url, "a", prefix="x")
         there = await connect(address, "b", prefix="x")  # the server says that it must be
-        seen: Seen[Message] = Seen()
-        await there.subscribe("x.*", seen)
-        await here.create_log(LOG)
-        large = b"y" * 300_000
-        for seq, data in enumerate((b"1", large, b"3")):
-            await here.publish(f"x.{seq}", data)
-            assert await here.append(LOG, data, seq, TIMEOUT_S) == seq + 1
-        await seen.count(3)
-        assert [message.data for message in seen.all] == [b"1", large, b"3"]
-        assert [entry.data for entry in await here.read(LOG, 1, 10)] == [b"1", large, b"3"]
-        await here.close()
-        await there.close()
+        await both_ways(here, there)
 
 
 async def test_what_is_published_while_down_arrives_in_order(

@@ -74,7 +74,6 @@ def item_command(
                 _check_growth(shard, item, command.result, hold.note, without_checkpoint=True)
                 check_json(command.result, "the result")
             out.add(Completed(item.number, hold.fence, command.command_id, command.result))
-            return Ack(command.command_id, command.work_item_id, "completed", 0.0)
         case Fail():
             _check_growth(shard, item, command.error, hold.note)
             _fail(shard, item, hold, command, out)

@@ -106,8 +106,6 @@ def may_archive(shard: Shard, kept: int, dead_before: float, count_max: int) -> 
     found: list[int] = []
     for status, numbers in shard.finished.items():
         over = shard.ended[status] - shard.archived[status] - kept
-        if not numbers or (over <= 0 and status != "dead"):
-            continue
         for number in islice(numbers, LOOKED_AT_MAX):
             item = shard.items.get(number)
             if item is None or item.end is None or number in shard.untold:
