@@ -339,7 +339,9 @@ class Deciding:
 
 def numbers_of(event: Event) -> Sequence[int]:
     """Items that the event is about."""
+    number: int | Sequence[int] = getattr(event, "n", ())
+    if isinstance(number, int):
+        return (number,)  # nearly always
     if isinstance(event, Submitted):
         return range(event.first, event.first + len(event.items))
-    number: int | Sequence[int] = getattr(event, "n", ())
-    return (number,) if isinstance(number, int) else number
+    return number
