@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.messages import ShardStats
 from swarm.sdk.client import Swarm
+from tests.parts import free_ports
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
@@ -49,7 +50,7 @@ class Place:
         hidden = ("NATS_URL", "SWARM_", "XDG_", "SHARD_", "LEASE_S", "HEARTBEAT_S", "HTTP_PORT")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         self.env |= {"HOME": str(path), "XDG_RUNTIME_DIR": str(path / "run"), **settings}
-        self.nats_port = free_port()
+        (self.nats_port,) = free_ports(1)
         self._started: list[subprocess.Popen[str]] = []
         self._ups: list[Up] = []
 
@@ -226,12 +227,6 @@ class TakenPort:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with TakenPort() as port:
-        return port
 
 
 async def check_conservation(swarm: Swarm) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from swarm.messages import ShardStats
 from swarm.schemas import ROUTES, classes
 from swarm.sdk.client import Handle, Swarm
 from tests.acceptance.raw_nats import RawNats, play, read_sessions
+from tests.parts import free_ports
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text("utf-8")
@@ -198,7 +198,7 @@ PASSWORDS = {"lisa": "c", "ada": "a", "mona": "a", "olga": "o", "router": "s", C
 @pytest.fixture
 async def guarded_url(nats_binary: str, tmp_path: Path) -> AsyncIterator[str]:
     """A server with the users that configs/nats/users.conf names."""
-    port = free_port()
+    (port,) = free_ports(1)
     shutil.copy(USERS_CONF, tmp_path)
     (tmp_path / "server.conf").write_text(
         f"listen: 127.0.0.1:{port}\n"
@@ -216,12 +216,6 @@ async def guarded_url(nats_binary: str, tmp_path: Path) -> AsyncIterator[str]:
     finally:
         process.kill()
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_each_role_may_do_its_part_and_no_more(guarded_url: str) -> None:

@@ -21,10 +21,10 @@ from tests.acceptance.processes import (
     TakenPort,
     Up,
     command_of,
-    free_port,
     kill,
     until,
 )
+from tests.parts import free_ports
 
 
 @pytest.fixture
@@ -323,7 +323,8 @@ def test_fewer_coordinators_than_processes(place: Place) -> None:
 
 
 def test_no_nats_at_the_address(place: Place) -> None:
-    url = f"nats://127.0.0.1:{free_port()}"
+    (port,) = free_ports(1)
+    url = f"nats://127.0.0.1:{port}"
     # Each keeps trying for a while, so all of them at once.
     commands = [
         place.start(*arguments, "--nats-url", url)
@@ -350,7 +351,7 @@ def test_no_nats_at_the_address(place: Place) -> None:
 def test_nodes_against_a_given_nats(place: Place, tmp_path: Path) -> None:
     """As in a cluster: every role in a process of its own, one prefix of several."""
     up = place.up()
-    ports = {name: free_port() for name in ("a", "b", "router")}
+    ports = dict(zip(("a", "b", "router"), free_ports(3), strict=True))
     for name, port in ports.items():
         role = "router" if name == "router" else "coordinator"
         place.start(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ from swarm.bus.jetstream_rebuild import LogRebuild
 from swarm.errors import BusError, OutcomeUnknown, StateMissing, StorageFull
 from tests.conformance.worlds import TIMEOUT_S, Seen, outcome
 from tests.integration.servers import server_with
+from tests.parts import free_ports
 
 pytestmark = [pytest.mark.usefixtures("nats_binary"), pytest.mark.slow]
 
@@ -25,15 +25,6 @@ DONE = "xdone.0"
 LARGE = bytes(200_000)
 #: Electing a leader takes a few seconds.
 ELECTED_S = 30.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@ from swarm.messages import (
     SubmitReply,
 )
 from swarm.runtime import Runtime
+from swarm.testing.sim.mechanisms import resizing
 
 Patch = pytest.MonkeyPatch
 
@@ -311,6 +312,8 @@ def earlier_shards_not_asked(patch: Patch) -> None:
 
 def moved_items_refused(patch: Patch) -> None:
     """A shard takes what has moved to it for the misuse of a command id that it knows."""
+    # Every swarm is resized, so that more has moved.
+    patch.setattr(resizing, "PART", 1.0)
     original = decide.submit
 
     def submit(
@@ -354,6 +357,6 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (two_processes_of_one_agent, ("crash",)),
     (no_record_means_no_item, ("crash", "partition")),
     (earlier_shards_not_asked, ()),
-    (moved_items_refused, ()),
+    (moved_items_refused, ("partition",)),
     (control_commands_forgotten, ("crash",)),
 ]

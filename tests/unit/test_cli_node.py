@@ -26,7 +26,8 @@ from swarm.hosting.process import cancelled, unless
 from swarm.hosting.supervisor import Supervisor, UpPlan, is_free, usual_port
 from swarm.messages import ShardMap
 from swarm.web.http import HttpServer
-from tests.acceptance.processes import TakenPort, free_port
+from tests.acceptance.processes import TakenPort
+from tests.parts import free_ports
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
@@ -415,7 +416,7 @@ def test_more_processes_than_names_make_no_sense(tmp_path: Path) -> None:
 
 
 async def test_the_port_of_the_last_time_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     assert await usual_port(port) == port
     monkeypatch.setattr("swarm.hosting.supervisor.LAST_PORT_S", 0.05)
     with TakenPort() as taken:
