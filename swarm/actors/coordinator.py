@@ -147,6 +147,7 @@ class Coordinator(Actor):
             hearing=self._presence.hearing,
             ended=self._shard_lost,
             committed=self._look_for_takers,
+            hosted=lambda: len(self._shards),
             format=self._format,
             nearly_full=self.storage.nearly_full,
             disagreed=self.disagreements.note,

@@ -27,6 +27,8 @@ _lend = msgspec.json.Decoder(Lend)
 LEND_MAX = 64
 #: Lent slots that are not used by then go back.
 LEND_S = 2.0
+#: So many slots were offered to a peer that has given some back: it lacks none.
+ENOUGH = 1_000_000_000
 #: Between two times of asking for the same, while nobody gives any: wishes are kept for longer.
 SEEK_S = 0.1
 
@@ -96,13 +98,21 @@ class Lending:
             # A peer that lends: its settings are others.
             self._lend(peer, lend.credits, 0.0)
             return
-        for credit in lend.credits:
-            if lend.expires_s > 0:
+        work_types = {name for credit in lend.credits for name in credit.work_types}
+        if lend.expires_s > 0:
+            for credit in lend.credits:
                 self._pool.borrowed(credit, self._clock() + lend.expires_s, peer)
-                for work_type in credit.work_types:
-                    self._sought.pop(work_type, None)
-            else:
-                self._pool.returned(credit)
+            for work_type in work_types:
+                self._sought.pop(work_type, None)
+            return
+        for credit in lend.credits:
+            self._pool.returned(credit)
+        shown = self._members.live(self._clock()).get(peer)
+        if shown is None:
+            return
+        for work_type in work_types:
+            # Until its next beat: what this one said that it lacks is done.
+            self._offered[peer, work_type] = (shown.number, ENOUGH)
 
     def look(self, ready: dict[str, int]) -> None:
         """Move slots to where they are wanted more, with so much `ready` here by work type."""

@@ -64,6 +64,9 @@ class Ownership:
     def __iter__(self) -> Iterator[ShardWorker]:
         return iter(list(self._workers.values()))
 
+    def __len__(self) -> int:
+        return len(self._workers)
+
     def get(self, shard: int) -> ShardWorker | None:
         """The worker of this shard, if it is owned here."""
         return self._workers.get(shard)

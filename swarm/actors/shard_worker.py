@@ -80,9 +80,7 @@ class ShardWorker(Actor):
         )
         refused: dict[str, int] = {}
         usage = UsageCounter(around.coordinator, self._clock())
-        self._counting = Counting(
-            shard, fenced, self._keeping, refused, lambda: usage.shown(self._clock())
-        )
+        self._counting = Counting(shard, fenced, self._keeping, refused, usage, around.hosted)
         self._deciding = Deciding(
             shard=shard,
             pool=around.pool,

@@ -1,7 +1,7 @@
 """Standbys: fold the logs of shards that others own, so as to own them without a replay.
 
-A standby reads its log page by page, at once again while there is more, else ever more
-seldom up to once a second.  It folds in slices, and all standbys of a coordinator
+A standby reads its log page by page, at once again while there is more, else as often as is
+worth it, at least once a second.  It folds in slices, and all standbys of a coordinator
 together rest as long as they fold: they must not slow what the coordinator serves.  A
 log that was purged below what was read last is a gap, and the reader starts over.
 """
@@ -25,16 +25,27 @@ from swarm.errors import BadConfig, BusError, Undecodable
 
 log = structlog.get_logger()
 
-#: Pauses between two looks at the log: after one that found something, doubled up to the longest.
-#: A look costs as much as writing an entry, and what it finds has still to be folded.
-LOOK_FIRST_S = 0.2
+#: Pauses between two looks at the log.
+LOOK_SHORTEST_S = 0.2
 LOOK_LONGEST_S = 1.0
+#: Entries that a look is worth: it costs more than writing one, whatever it finds.
+WORTH = 32
 #: A log that cannot be folded is read again after this time.
 BROKEN_S = 30.0
 #: Things let go of at a stretch.
 LET_GO = 2000
 #: Work types, priorities, kinds of ends: there are no more of them than this.
 FEW = 1000
+
+
+def next_pause(pause_s: float, found: int) -> float:
+    """Seconds until the next look, after one that came after `pause_s` and found so many entries.
+
+    The busier a log, the more often, so that none is far behind; but never for a few entries.
+    """
+    if found >= WORTH:
+        return max(pause_s / 2, LOOK_SHORTEST_S)
+    return min(2 * pause_s, LOOK_LONGEST_S)
 
 
 class Pace:
@@ -111,7 +122,7 @@ class Standby(Actor):
         return reader
 
     async def _run(self) -> None:
-        pause_s = LOOK_FIRST_S
+        pause_s = LOOK_SHORTEST_S
         while True:
             before = self.reader.position.at
             began = self._clock()
@@ -125,8 +136,7 @@ class Standby(Actor):
                 log.error("a standby is of no use", shard=self.shard, why=str(error))
                 self.reader, self._at_end = self._new_reader(), float("-inf")
                 await asyncio.sleep(BROKEN_S)
-            found = self.reader.position.at != before
-            pause_s = LOOK_FIRST_S if found else min(2 * pause_s, LOOK_LONGEST_S)
+            pause_s = next_pause(pause_s, self.reader.position.at - before)
             # Hundreds of them must not look in step.
             await asyncio.sleep(pause_s * (0.5 + 0.5 * self._around.runtime.rng.random()))
 

@@ -33,6 +33,8 @@ class Surroundings:
     ended: Callable[[int, str, bool, str], None]
     #: The worker has committed: free slots or ready work may have changed.
     committed: Callable[[], None]
+    #: How many shards are served here.
+    hosted: Callable[[], int]
     #: The format of entries that every live coordinator can read.
     format: Callable[[], int]
     #: Whether storage is so full that this shard accepts nothing new.

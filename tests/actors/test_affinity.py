@@ -241,6 +241,39 @@ def test_not_every_coordinator_offers_a_slot_for_the_same_item() -> None:
     on_cluster(scenario, settings=settings)
 
 
+def test_a_peer_that_gave_slots_back_is_offered_none_before_its_next_beat() -> None:
+    """What it said that it lacks is of a moment ago: it would give them back again and again."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1")
+        await agent_at(cluster, "c1", slots=10)
+        got: list[Any] = []
+        peer = cluster.world.connect("c9")
+        await peer.subscribe(
+            "swarm.coordinator.c9.lend.*", lambda m: got.append(msgspec.json.decode(m.data))
+        )
+
+        async def show(number: int) -> None:
+            beat = {"coordinator": "c9", "instance": "i", "protocol": 2, "number": number}
+            body = msgspec.json.encode({**beat, "ready": {"build": 500}})
+            await peer.publish("swarm.beat.c9", body)
+
+        await show(1)
+        await until_soon(lambda: got)
+        lent = got[0]["credits"]
+        assert sum(credit["slots"] for credit in lent) == 10
+        back = msgspec.json.encode({"credits": lent, "expires_s": 0.0})
+        await peer.publish("swarm.coordinator.c1.lend.c9", back)
+        pool = cluster.coordinators["c1"]._pool
+        await until_soon(lambda: pool.idle()["build"] == 10)
+        await pass_time(0.5)
+        assert len(got) == 1
+        await show(2)
+        await until_soon(lambda: len(got) == 2)
+
+    on_cluster(scenario, settings=with_(BASE, shard_count=1, coordinators=["c1"]))
+
+
 # --- how soon ----------------------------------------------------------------------------------
 
 

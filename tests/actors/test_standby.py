@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from swarm.actors.coordinator import Coordinator
-from swarm.actors.standby import Standby
+from swarm.actors.standby import LOOK_LONGEST_S, WORTH, Standby, next_pause
 from swarm.bus.log_reader import LogReader
 from swarm.messages import ShardStats
 from tests.actors.cluster import SETTINGS, Cluster, HandAgent, on_cluster, pass_time, until
@@ -233,3 +233,11 @@ def test_agents_work_on_through_a_takeover() -> None:
         assert sum(one.counts["claimed"] for one in found) == 4
 
     on_cluster(scenario)
+
+
+def test_a_busy_log_is_looked_at_more_often_and_an_idle_one_once_a_second() -> None:
+    pause_s, pauses = LOOK_LONGEST_S, []
+    for found in (10 * WORTH, WORTH, WORTH, WORTH, WORTH - 1, 0, 0, 0):
+        pause_s = next_pause(pause_s, found)
+        pauses.append(pause_s)
+    assert pauses == [0.5, 0.25, 0.2, 0.2, 0.4, 0.8, 1.0, 1.0]

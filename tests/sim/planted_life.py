@@ -108,7 +108,7 @@ def archived_before_it_is_recorded(patch: Patch) -> None:
 def standby_opens_unread(patch: Patch) -> None:
     """A standby opens without reading the last entries, by the number that the server tells."""
     # It seldom looks, so that there are some.
-    patch.setattr(standby, "LOOK_FIRST_S", 5.0)
+    patch.setattr(standby, "LOOK_SHORTEST_S", 5.0)
     patch.setattr(standby, "LOOK_LONGEST_S", 5.0)
     original = opening.Opening._open
 
