@@ -178,6 +178,10 @@ class Coordinator(Actor):
         """What else somebody must look at, in sentences."""
         return [self._state.missing] if self._state.missing else []
 
+    def live(self) -> list[Beat]:
+        """The latest beat of each live coordinator, by name."""
+        return list(self._presence.live().values())
+
     @property
     def beating(self) -> bool:
         """Whether its beats go out and come back."""
@@ -310,8 +314,8 @@ class Coordinator(Actor):
     def _on_beat(self, message: Message, sender: str) -> None:
         beat = decode_body(_beat, message.data)
         self.cluster.heard(beat)
-        if not self._presence.heard(beat):
-            # It may have the free slots that ready work here is waiting for.
+        if not self._presence.heard(beat) and not beat.told:
+            # It tells its state: it may have the free slots that ready work here is waiting for.
             self._lending.wanted = True
 
     async def _beat_forever(self) -> None:

@@ -159,7 +159,7 @@ class Lending:
             if ready.get(work_type):
                 continue
             for peer, beat in live.items():
-                if peer == self._me:
+                if peer == self._me or not beat.ready.get(work_type):
                     continue
                 number, offered = self._offered.get((peer, work_type), (0, 0))
                 offered = offered if number == beat.number else 0

@@ -200,6 +200,8 @@ class CreditPool:
 
     def borrowed(self, credit: Credit, expires_at: float, lender: str = "") -> None:
         """`lender` moved this credit here, until `expires_at`."""
+        if credit.slots < 1:
+            return
         key = (credit.agent, credit.session)
         slots = self._lent.get(key)
         if slots is None:
@@ -216,8 +218,8 @@ class CreditPool:
         there until the agent's heartbeat has told that nothing is on its way.
         """
         unused: dict[str, list[Credit]] = {}
-        for slots in self._lent.values():
-            if not slots.free or any(ready.get(work_type) for work_type in slots.work_types):
+        for slots in list(self._lent.values()):
+            if any(ready.get(work_type) for work_type in slots.work_types):
                 continue
             types = list(slots.work_types)
             credit = Credit(slots.agent, slots.session, slots.free, types)
@@ -238,13 +240,9 @@ class CreditPool:
 
     def expire(self, now: float) -> None:
         """Drop borrowed slots and wishes whose time is over."""
-        for key, slots in list(self._lent.items()):
+        for slots in list(self._lent.values()):
             if slots.expires_at is not None and slots.expires_at < now:
                 self._set_free(slots, 0)
-                del self._lent[key]
-                for work_type in slots.work_types:
-                    if work_type not in self.served:
-                        self._forget(work_type)
         for work_type, wishes in self._wishes.items():
             if any(wish.expires_at < now for wish in wishes):
                 self._wishes[work_type] = deque(w for w in wishes if w.expires_at >= now)
@@ -316,6 +314,15 @@ class CreditPool:
         elif had and not free:
             for work_type in slots.work_types:
                 del self._waiting[work_type][slots.key]
+            if slots.expires_at is not None:
+                self._used_up(slots)
+
+    def _used_up(self, lent: Slots) -> None:
+        """Nothing is left of what a peer lent."""
+        del self._lent[lent.agent, lent.session]
+        for work_type in lent.work_types:
+            if work_type not in self.served:
+                self._forget(work_type)
 
     def _free(self, work_type: str) -> int:
         """Free slots of attached sessions for this type."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-#: Over how long it is counted, at least, seconds.
-WINDOW_S = 1.0
+#: Over how long it is counted, at least, seconds: in less, a coordinator that others kept from
+#: its processor looks half as fast as they are.
+WINDOW_S = 4.0
+#: Work that has been ready for so long, and none of it has found a slot, starves, seconds.
+STARVES_S = 1.0
 #: So many times as long work waits at a peer before slots go there that our own work could use:
 #: without some slack, two with the same load would exchange slots for ever.
 LONGER = 2.0
 
-
-#: The rate of work that has not been ready for a window yet: nobody can tell.
+#: The rate of work of which none was counted in the latest window: nobody can tell.
 UNKNOWN = -1.0
 
 
@@ -49,11 +51,8 @@ class Turnover:
         self._began, self._before = now, self._seen
 
     def rate(self, work_type: str, now: float) -> float:
-        """Items a second; 0 where work has waited for a window and none found a slot.
-
-        `UNKNOWN` where it has not waited so long.
-        """
-        if now - self._waits_since.get(work_type, now) >= WINDOW_S:
+        """Items a second; 0 where work starves; `UNKNOWN` where none has been counted."""
+        if now - self._waits_since.get(work_type, now) >= STARVES_S:
             return 0.0
         return self._rates.get(work_type, UNKNOWN)
 

@@ -14,22 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from swarm.actors import shard_map
 from swarm.actors.coordinator import Coordinator
 from swarm.actors.router import Router
-from swarm.bus.base import Bus, Message, Subscription
+from swarm.bus.base import Bus
 from swarm.bus.jetstream import connect
 from swarm.config import Settings
-from swarm.core.membership import Members
 from swarm.discovery.base import SEEDS, in_url
 from swarm.errors import BadConfig, BadInput, BusError, DiscoveryFailed, StateMissing
 from swarm.hosting.process import STOP_S, stop_on_signals, stop_with_stdin, unless
 from swarm.messages import Beat, ShardMap
 from swarm.runtime import Runtime
-from swarm.subjects import Subjects, check_token
+from swarm.subjects import check_token
 
 if TYPE_CHECKING:
     from swarm.discovery.following import Discovery
@@ -41,8 +39,6 @@ log = structlog.get_logger()
 ROLES = ("coordinator", "router")
 #: Pause between two attempts to reach NATS at the start.
 RETRY_S = 0.5
-
-_beat = msgspec.json.Decoder(Beat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +83,6 @@ class Node:
         self._started_at = self._runtime.wall()
         self._bus: Bus | None = None
         self._map: ShardMap | None = None
-        self._members = Members(plan.settings.missed_s)
-        self._beats: Subscription | None = None
         self.coordinator: Coordinator | None = None
         self.router: Router | None = None
         self._http: HttpServer | None = None
@@ -111,7 +105,6 @@ class Node:
         assert map_ is not None, "agreed, or raised"
         if self._api is not None:
             self._api.connected(bus)
-        self._beats = await bus.subscribe(Subjects(plan.settings.prefix).beat("*"), self._on_beat)
         if "router" in plan.roles:
             self.router = Router(bus, plan.settings, map_, self._runtime)
             await self.router.start()
@@ -137,9 +130,6 @@ class Node:
         for actor in (self.router, self.coordinator):
             if actor is not None:
                 await actor.stop()
-        beats, self._beats = self._beats, None
-        if beats is not None:
-            await beats.unsubscribe()
         bus, self._bus = self._bus, None
         if bus is not None:
             await bus.close()
@@ -197,14 +187,6 @@ class Node:
         log.info("NATS was found", by=url, nats=found)
         return found
 
-    def _on_beat(self, message: Message) -> None:
-        try:
-            beat = _beat.decode(message.data)
-        except msgspec.MsgspecError as error:
-            log.warning("a beat cannot be read", subject=message.subject, error=str(error))
-            return
-        self._members.heard(beat, asyncio.get_running_loop().time())
-
     # --- what HTTP shows -------------------------------------------------------------------
 
     @property
@@ -256,7 +238,10 @@ class Node:
     @property
     def live(self) -> dict[str, Beat]:
         """The latest beat of each live coordinator, by name."""
-        return self._members.live(asyncio.get_running_loop().time())
+        for actor in (self.router, self.coordinator):
+            if actor is not None:
+                return {beat.coordinator: beat for beat in actor.live()}
+        return {}
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """The process runs and its loop turns: that this is answered at all shows it."""

@@ -259,6 +259,18 @@ def test_borrowing_more_of_a_session_adds_up_and_begins_its_time_anew() -> None:
     assert pool.takers("t", 9) == ["a", "a", "a"]
 
 
+def test_nothing_is_kept_of_borrowed_slots_that_are_used_up() -> None:
+    pool = Pool()
+    pool.borrowed(Credit("a", "s1", 2, ["t"]), 2.0, "home")
+    assert pool.takers("t", 3) == ["a", "a"]
+    assert pool._lent == {}
+    # Nor of what somebody calls a loan.
+    pool.borrowed(Credit("a", "s1", 0, ["t"]), 2.0, "home")
+    pool.borrowed(Credit("a", "s1", -1, ["t"]), 2.0, "home")
+    assert pool._lent == {}
+    assert pool.unused({}) == {}
+
+
 def test_borrowed_slots_are_nobodys_idle_ones_and_no_session() -> None:
     pool = Pool()
     pool.session("b", 1, "u")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.turnover import LONGER, UNKNOWN, WINDOW_S, Turnover, waits_longer
+from swarm.core.turnover import LONGER, STARVES_S, UNKNOWN, WINDOW_S, Turnover, waits_longer
 
 
 def test_rates_are_those_of_the_last_window() -> None:
@@ -14,40 +14,40 @@ def test_rates_are_those_of_the_last_window() -> None:
     both = ["build", "test"]
 
     def rates() -> tuple[float, float]:
-        return turnover.rate("build", 101.0), turnover.rate("test", 101.0)
+        return turnover.rate("build", 100.9), turnover.rate("test", 100.9)
 
-    turnover.look({"build": 5}, both, 100.5)
+    turnover.look({"build": 5}, both, 100.0 + WINDOW_S / 2)
     assert rates() == (UNKNOWN, UNKNOWN), "too early to tell"
-    turnover.look({"build": 30, "test": 1}, both, 102.0)
-    assert rates() == (15.0, 0.5)
-    turnover.look({"build": 31, "test": 1}, both, 102.5)
-    assert rates() == (15.0, 0.5)
-    turnover.look({"build": 32, "test": 1}, both, 102.0 + WINDOW_S)
+    turnover.look({"build": 60, "test": 2}, both, 100.0 + 2 * WINDOW_S)
+    assert rates() == (30.0 / WINDOW_S, 1.0 / WINDOW_S)
+    turnover.look({"build": 61, "test": 2}, both, 100.0 + 2.5 * WINDOW_S)
+    assert rates() == (30.0 / WINDOW_S, 1.0 / WINDOW_S)
+    turnover.look({"build": 62, "test": 2}, both, 100.0 + 3 * WINDOW_S)
     assert rates() == (2.0 / WINDOW_S, UNKNOWN)
 
 
 def test_what_was_counted_is_not_counted_again() -> None:
     taken = {"build": 10}
     turnover = Turnover(0.0)
-    turnover.look(taken, ["build"], 1.0)
+    turnover.look(taken, ["build"], WINDOW_S)
     taken["build"] += 4
-    turnover.look(taken, ["build"], 2.0)
-    assert turnover.rate("build", 2.0) == 4.0
+    turnover.look(taken, ["build"], 2 * WINDOW_S)
+    assert turnover.rate("build", 2 * WINDOW_S) == 4.0 / WINDOW_S
 
 
-def test_work_starves_when_none_of_it_found_a_slot_for_a_window() -> None:
+def test_work_starves_when_none_of_it_has_found_a_slot_for_long() -> None:
     turnover = Turnover(0.0)
     turnover.look({}, ["build"], 10.0)
-    assert turnover.rate("build", 10.0 + WINDOW_S / 2) == UNKNOWN
-    turnover.look({}, ["build"], 10.0 + WINDOW_S / 2)
-    assert turnover.rate("build", 10.0 + WINDOW_S) == 0.0
+    assert turnover.rate("build", 10.0 + STARVES_S / 2) == UNKNOWN
+    turnover.look({}, ["build"], 10.0 + STARVES_S / 2)
+    assert turnover.rate("build", 10.0 + STARVES_S) == 0.0
     # One did: it begins anew.
-    turnover.look({"build": 1}, ["build"], 10.0 + WINDOW_S)
-    assert turnover.rate("build", 10.0 + WINDOW_S) > 0.0
-    turnover.look({"build": 1}, ["build"], 10.1 + WINDOW_S)
-    turnover.look({"build": 1}, ["build"], 10.0 + 2 * WINDOW_S)
-    assert turnover.rate("build", 10.0 + 2 * WINDOW_S) == UNKNOWN
-    assert turnover.rate("build", 10.1 + 2 * WINDOW_S) == 0.0
+    turnover.look({"build": 1}, ["build"], 10.0 + STARVES_S)
+    assert turnover.rate("build", 10.0 + STARVES_S) != 0.0
+    turnover.look({"build": 1}, ["build"], 10.1 + STARVES_S)
+    turnover.look({"build": 1}, ["build"], 10.0 + 2 * STARVES_S)
+    assert turnover.rate("build", 10.0 + 2 * STARVES_S) != 0.0
+    assert turnover.rate("build", 10.1 + 2 * STARVES_S) == 0.0
     # There was none to do, and there is some again.
     turnover.look({"build": 1}, [], 20.0)
     turnover.look({"build": 1}, ["build"], 30.0)
