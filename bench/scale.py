@@ -24,6 +24,7 @@ from bench.plan import SYNC, Job, Measured
 from bench.results import Session
 from bench.running import WARM, Env, session_of, tell
 from bench.session import run_load
+from swarm.config import Settings
 from swarm.sdk.client import Swarm
 
 #: (coordinators, shards)
@@ -33,8 +34,9 @@ QUICK_SIZES = ((2, 4),)
 APART = ((2, 16), (8, 16))
 QUICK_APART = ((2, 4),)
 AGENTS = 1000
-#: Some seconds' work: in less, beats and the first exchange of slots would be most of it.
-ITEMS = 120_000
+#: So many that most of the session is what goes on for ever, finished items put away included,
+#: and not its end, when some coordinators have run dry and their agents work for others.
+ITEMS = 240_000
 #: How long the nodes are watched at rest.
 REST_S = 1.0
 READY_S = 300.0
@@ -106,7 +108,12 @@ async def _apart(env: Env, number: int, swarms: int, shards: int) -> Session:
     async with AsyncExitStack() as stack:
         for part in jobs_of(job):
             (logs / part.prefix).mkdir(parents=True)
-            kept = {"SHARD_COUNT": str(part.shards), "SWARM_PREFIX": part.prefix}
+            kept = {
+                "SHARD_COUNT": str(part.shards),
+                "SWARM_PREFIX": part.prefix,
+                # Together as many finished items in memory as one swarm keeps.
+                "CACHE_MAX_SIZE": str(Settings().cache_max_size // swarms),
+            }
             roles = {part.prefix: "coordinator,router"}
             nodes = await stack.enter_async_context(
                 running(server.url, logs / part.prefix, roles, **kept)
