@@ -127,6 +127,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     health_check_fall: int = 5
     #: For so long a new coordinator gets less agents than it has room for.
     slow_start_s: float = 10.0
+    #: Agents that a coordinator is to have at most, while others have fewer; 0: no such number.
+    agents_per_coordinator: int = 0
     #: Whose work an agent's free slots are for: one of `SHARD_AFFINITIES`.
     shard_affinity: str = "local"
     #: Whether coordinators tell each other how much work is ready and which agents are free.
@@ -235,6 +237,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("health_check_rise", "HEALTH_CHECK_RISE", Whole(1, 100)),
     Setting("health_check_fall", "HEALTH_CHECK_FALL", Whole(1, 100)),
     Setting("slow_start_s", "SLOW_START_S", Seconds(0, 3600)),
+    Setting("agents_per_coordinator", "AGENTS_PER_COORDINATOR", Whole(0, 1_000_000)),
     Setting("shard_affinity", "SHARD_AFFINITY", Choice(SHARD_AFFINITIES)),
     Setting("sync_enabled", "COORDINATOR_SYNC_ENABLED", Switch()),
     Setting("sync_interval_ms", "COORDINATOR_SYNC_INTERVAL", Whole(50, 3_600_000)),

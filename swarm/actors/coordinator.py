@@ -364,6 +364,7 @@ class Coordinator(Actor):
             FORMAT,
             0,
             sessions=len(self._pool.sessions),
+            agents_wanted=self._settings.agents_per_coordinator,
             owns=self.owned,
             idle=self._pool.idle(),
             ready=self._shards.ready(),

@@ -66,7 +66,11 @@ class Router(Actor):
             settings.health_check_fall,
         )
         self._balancer = Balancer(
-            settings.lb_strategy, self.id, settings.slow_start_s, health.response_s
+            settings.lb_strategy,
+            self.id,
+            settings.slow_start_s,
+            health.response_s,
+            settings.agents_per_coordinator,
         )
         #: What it chooses, and has chosen.
         self.routing = Routing(self._balancer, health)

@@ -24,8 +24,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "status",
         help="how the swarm is: coordinators, shards, counts",
-        description="Ask a router and every shard.  Exit 1 when a shard has no owner, did not "
-        "answer, or its counts do not add up.",
+        description="Ask a router and every shard.  Exit 1 when anything wants a look: a shard "
+        "without an owner, or that did not answer, or whose counts do not add up, a full storage, "
+        "a coordinator with more agents than AGENTS_PER_COORDINATOR.",
     )
     common.add_connection(parser, timeout_s=5.0)
 
@@ -88,6 +89,12 @@ def _problems_of_coordinators(described: Description, unowned: list[int]) -> lis
         "refused until there is room (docs/operations.md)"
         for beat in described.coordinators
         if beat.storage >= STORAGE_SHOWN
+    ]
+    problems += [
+        f"{beat.coordinator}: {beat.sessions} agents are attached, AGENTS_PER_COORDINATOR is "
+        f"{beat.agents_wanted}; start more coordinators, or fewer agents"
+        for beat in described.coordinators
+        if 0 < beat.agents_wanted < beat.sessions
     ]
     problems += [f"{b.coordinator}: {alarm}" for b in described.coordinators for alarm in b.alarms]
     if unowned:

@@ -65,7 +65,8 @@ class Balancer:
     """One router's choices.  Times are monotonic, in seconds.
 
     `me`: the name of this router process, unlike any other's.  `response_s(name)`: how long
-    a coordinator takes to answer, 0 if that is not known.
+    a coordinator takes to answer, 0 if that is not known.  `agents_wanted`: agents that each
+    coordinator is to have at most, while others have fewer; 0: whatever they have.
     """
 
     def __init__(
@@ -74,13 +75,16 @@ class Balancer:
         me: str,
         slow_start_s: float = 0.0,
         response_s: Callable[[str], float] = lambda _: 0.0,
+        agents_wanted: int = 0,
     ) -> None:
         assert strategy in LB_STRATEGIES, f"{strategy!r} is no strategy"
         assert slow_start_s >= 0, "a time"
+        assert agents_wanted >= 0, "a number of agents"
         self.strategy = strategy
         self.me = me
         self._slow_start_s = slow_start_s
         self._response_s = response_s
+        self._agents_wanted = agents_wanted
         self._sent: dict[str, _Sent] = {}
         self._began_at: float | None = None
         #: Whose turn was the last: of agents, of submissions, and of those of each rule.
@@ -109,7 +113,7 @@ class Balancer:
 
     def session(self, names: Iterable[str], live: Mapping[str, Beat], now: float) -> str | None:
         """Where an agent is to attach; None if `names` is empty."""
-        chosen = self._choose("session", sorted(names), live, now, "")
+        chosen = self._choose("session", self._with_room(sorted(names), live, now), live, now, "")
         if chosen is not None:
             sent = self._of(chosen, live, now)
             sent.sessions += 1
@@ -135,6 +139,21 @@ class Balancer:
         """Of the latest agent that was sent to this coordinator; the beats say it again."""
         sent = self._sent.get(name)
         return 0 if sent is None else sent.sessions
+
+    def _with_room(self, names: list[str], live: Mapping[str, Beat], now: float) -> list[str]:
+        """Those that have fewer agents than wanted; all, if none has: no agent is homeless.
+
+        A newcomer among them is not spared: it is what the others wait for.
+        """
+        if not self._agents_wanted:
+            return names
+        routers = self.routers(live)
+        room = [
+            name
+            for name in names
+            if live[name].sessions + routers * self._unseen(name, live, now) < self._agents_wanted
+        ]
+        return room or names
 
     def _choose(
         self, kind: str, names: list[str], live: Mapping[str, Beat], now: float, rule: str

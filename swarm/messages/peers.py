@@ -18,8 +18,9 @@ class Beat(Struct, omit_defaults=True):
     protocol: int
     #: Counts beats of this instance.
     number: int
-    #: Attached agent sessions.
+    #: Attached agent sessions, and how many there are to be at most; 0: any number.
     sessions: int = 0
+    agents_wanted: int = 0
     #: Shards that it owns, opened and serving.
     owns: list[int] = []
     #: Free agent slots by work type; 0 where agents for the type are attached, all busy.

@@ -150,6 +150,11 @@ def _of_swarm(figures: Figures) -> Iterator[Metric]:
     sessions = GaugeMetricFamily(
         "swarmsh_sessions", "Attached agent sessions", labels=["coordinator"]
     )
+    wanted = GaugeMetricFamily(
+        "swarmsh_sessions_wanted",
+        "Agent sessions that a coordinator is to have at most; 0: any number",
+        labels=["coordinator"],
+    )
     alarms = GaugeMetricFamily(
         "swarmsh_alarms",
         "What a coordinator tells to look at (see /ready): anything but 0 wants a look",
@@ -157,8 +162,10 @@ def _of_swarm(figures: Figures) -> Iterator[Metric]:
     )
     for beat in figures.coordinators:
         sessions.add_metric([beat.coordinator], beat.sessions)
+        wanted.add_metric([beat.coordinator], beat.agents_wanted)
         alarms.add_metric([beat.coordinator], len(beat.alarms))
     yield sessions
+    yield wanted
     yield alarms
     yield from _of_load(figures.coordinators)
 

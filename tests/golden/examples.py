@@ -151,6 +151,7 @@ RICH_BEAT = m.Beat(
     protocol=1,
     number=4096,
     sessions=12,
+    agents_wanted=50,
     owns=[0, 3, 15],
     idle={"feature": 3, "review": 0},
     ready={"feature": 20},

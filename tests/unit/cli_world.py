@@ -44,12 +44,15 @@ class InMemory:
         #: Whether somebody does the work.
         self.working = False
         self.settings = SETTINGS
+        #: Where the command and whatever it meets are connected, while it runs.
+        self.world: MemoryWorld
 
     @asynccontextmanager
     async def connect(
         self, args: argparse.Namespace, name: str | None = None
     ) -> AsyncIterator[Swarm]:
-        world, settings = MemoryWorld.on_wall_clock(), self.settings
+        world = self.world = MemoryWorld.on_wall_clock()
+        settings = self.settings
         node = world.connect("node", node="node")
         map_ = await shard_map.agree(node, settings)
         router = Router(world.connect("router", node="node"), settings, map_)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from swarm.cli.main import main
 from swarm.cli.submit_file import COMPLAINTS_MAX
 from swarm.sdk.client import Swarm
-from tests.unit.cli_world import InMemory, json_lines, write_lines
+from tests.unit.cli_world import DEADLINE_S, InMemory, json_lines, write_lines
 
 
 @pytest.fixture
@@ -245,6 +247,27 @@ def test_status(memory: InMemory, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "items: 3 queued, 1 completed\n" in text
     assert "coordinator-1" in text
+
+
+def test_status_names_who_has_more_agents_than_it_is_to_have(
+    memory: InMemory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def two_agents(swarm: Swarm) -> None:
+        for name in ("a1", "a2"):
+            bus = memory.world.connect(name)
+            reply = await bus.request(f"swarm.attach.{name}", b'{"work_types":["build"]}', 5.0)
+            assert b"session" in reply.data
+        # A beat that counts them; each question takes its time.
+        async with asyncio.timeout(DEADLINE_S):
+            while sum(beat.sessions for beat in (await swarm.describe()).coordinators) < 2:
+                continue
+
+    memory.settings = msgspec.structs.replace(memory.settings, agents_per_coordinator=1)
+    memory.prepare = two_agents
+    assert main(["status", "--json"]) == 1
+    (status,) = json_lines(capsys.readouterr().out)
+    (problem,) = status["problems"]
+    assert problem.startswith("coordinator-1: 2 agents are attached, AGENTS_PER_COORDINATOR is 1")
 
 
 # --- shell agents ------------------------------------------------------------------------

@@ -28,6 +28,13 @@ def test_the_load_of_each_coordinator_is_shown() -> None:
     assert shown["swarmsh_operations_total", "3"] == 4711
 
 
+def test_agents_are_shown_beside_how_many_there_are_to_be() -> None:
+    shown = samples(beat("c1", sessions=61, agents_wanted=50), beat("c2", sessions=7))
+    assert shown["swarmsh_sessions", "c1"] == 61
+    assert shown["swarmsh_sessions_wanted", "c1"] == 50
+    assert shown["swarmsh_sessions_wanted", "c2"] == 0
+
+
 def test_rounds_are_those_that_the_latest_leader_knows() -> None:
     old = beat("c1", leads=2, rounds=1, moved=4)
     shown = samples(old, beat("c2", leads=3, rounds=2, moved=6), beat("c3"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.core.balancing import SETTLE_S, Balancer, RoutersSeen
+from swarm.core.balancing import LB_STRATEGIES, SETTLE_S, Balancer, RoutersSeen
 from swarm.messages import Beat
 from tests.builders import beat
 
@@ -30,11 +30,14 @@ class Desk:
         slow_start_s: float = 0.0,
         times: dict[str, float] | None = None,
         me: str = "r1",
+        agents_wanted: int = 0,
     ) -> None:
         self.now = NOW
         self.live = dict(live)
         self.times = times or {}
-        self.balancer = Balancer(strategy, me, slow_start_s, lambda name: self.times.get(name, 0.0))
+        self.balancer = Balancer(
+            strategy, me, slow_start_s, lambda name: self.times.get(name, 0.0), agents_wanted
+        )
         for one in live.values():
             self.balancer.heard(one, self.now)
 
@@ -284,6 +287,46 @@ def test_where_all_are_new_they_are_alike() -> None:
 
 
 # --- several routers ---------------------------------------------------------------------------
+
+
+# --- how many agents each --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", LB_STRATEGIES)
+def test_who_has_as_many_agents_as_it_is_to_have_gets_none_while_others_have_fewer(
+    strategy: str,
+) -> None:
+    fast = {"c1": 0.01, "c2": 0.5, "c3": 0.5}
+    desk = Desk(beats(c1=9, c2=4, c3=10), strategy, times=fast, agents_wanted=10)
+    found = desk.agents(7)
+    assert found == {"c1": 1, "c2": 6}
+    # What was sent is counted before any beat does.
+    assert desk.agents(3) != {}
+
+
+@pytest.mark.parametrize("strategy", LB_STRATEGIES)
+def test_where_all_have_as_many_no_agent_is_left_without_a_coordinator(strategy: str) -> None:
+    desk = Desk(beats(c1=10, c2=10), strategy, agents_wanted=10)
+    assert desk.agents(20) == {"c1": 10, "c2": 10}
+
+
+def test_a_newcomer_is_not_spared_where_the_others_have_as_many_as_they_are_to_have() -> None:
+    desk = Desk(beats(c1=10, c2=10), slow_start_s=10.0, agents_wanted=10)
+    desk.now += 60.0
+    desk.beat("c3", sessions=0)
+    assert desk.agents(5) == {"c3": 5}
+
+
+def test_submissions_go_to_coordinators_with_as_many_agents_as_ever() -> None:
+    desk = Desk(beats(c1=10, c2=10, c3=0), "round_robin", agents_wanted=10)
+    assert desk.submissions(6) == {"c1": 2, "c2": 2, "c3": 2}
+
+
+def test_each_of_several_routers_leaves_room_for_what_the_others_send() -> None:
+    # The beats name two routers: each may send half of what there is room for.
+    live = {"c1": beat("c1", sessions=4, routed={"r1": 0, "r2": 0}), "c2": beat("c2", sessions=90)}
+    desks = [Desk(live, "round_robin", me=me, agents_wanted=10) for me in ("r1", "r2")]
+    assert sum(desk.agents(3).get("c1", 0) for desk in desks) == 6
 
 
 def test_the_beats_tell_how_many_routers_there_are() -> None:
