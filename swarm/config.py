@@ -65,6 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     connection_pool_size: int = 8
     #: Most commands in a log entry, and most items in a batch of the SDK.
     batch_size: int = 1000
+    #: How long what comes through a pipe waits to be submitted with others.
+    batch_timeout_ms: int = 1000
     #: How long a claim holds without a heartbeat.
     lease_s: float = 30.0
     #: How often an agent sends one.
@@ -205,6 +207,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("parallel_workers", "PARALLEL_WORKERS", Whole(1, 256)),
     Setting("connection_pool_size", "CONNECTION_POOL_SIZE", Whole(1, 10_000)),
     Setting("batch_size", "BATCH_SIZE", Whole(1, 10_000)),
+    Setting("batch_timeout_ms", "BATCH_TIMEOUT", Whole(0, 3_600_000)),
     Setting("lease_s", "LEASE_S", Seconds(1, _WEEK_S)),
     Setting("heartbeat_s", "HEARTBEAT_S", Seconds(0.1, _WEEK_S)),
     Setting("beat_s", "BEAT_S", Seconds(0.05, 60)),

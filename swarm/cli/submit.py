@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from swarm.cli import common
+from swarm.cli import common, settings
 from swarm.cli.main import DONE, FAILED
 from swarm.errors import BadInput, SwarmError
 from swarm.messages import PRIORITIES
@@ -28,7 +28,14 @@ def add_parser(subparsers: Any) -> None:
         "line has the fields that docs/protocol.md names, and may have `delay_s` and `depends_on`: "
         "a list of ids, and of numbers of earlier lines of the file.",
     )
-    parser.add_argument("file", nargs="?", metavar="FILE.jsonl", help="'-' reads stdin")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE.jsonl",
+        help="'-' reads stdin; what comes through a pipe is submitted after BATCH_TIMEOUT at the "
+        "latest",
+    )
+    settings.add_config(parser)
     _add_item(parser)
     _add_life(parser)
     parser.add_argument(
@@ -148,10 +155,14 @@ def run(args: argparse.Namespace) -> int:
         if given:
             options = ", ".join(_ONE[name] for name in given)
             raise BadInput(f"{options} cannot be given beside a file: its lines say all")
+        from swarm.cli.lines import is_pipe
         from swarm.cli.submit_file import submit_file
 
         with ExitStack() as stack:
-            return common.run_async(submit_file(args, _open(args.file, stack)))
+            file, wait_s = _open(args.file, stack), 0.0
+            if is_pipe(file):
+                wait_s = settings.read_settings(args)[0].batch_timeout_ms / 1000
+            return common.run_async(submit_file(args, file, wait_s))
     if "work_type" not in given:
         raise BadInput("nothing to submit: name a file ('-' for stdin), or give --type")
     if "payload" in given:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from swarm.cli import common
+from swarm.cli.lines import chunks
 from swarm.cli.main import DONE, FAILED
 from swarm.cli.submit import wait_for
 from swarm.errors import BadInput, NoAnswer, Refusal
@@ -24,7 +24,7 @@ from swarm.subjects import item_id, parse_item_id
 if TYPE_CHECKING:
     from swarm.sdk.client import Handle, Swarm
 
-#: Lines read and submitted at once; keeps memory bounded however long the file is.
+#: Most lines read and submitted at once; keeps memory bounded however long the file is.
 CHUNK = 10_000
 #: Bad lines named one by one; of more, only their number is said.
 COMPLAINTS_MAX = 20
@@ -75,18 +75,20 @@ class _Tally:
             common.note("… more bad lines follow; they are counted, not listed")
 
 
-async def submit_file(args: argparse.Namespace, file: BinaryIO) -> int:
+async def submit_file(args: argparse.Namespace, file: BinaryIO, wait_s: float) -> int:
+    """Submit all lines; one that comes through a pipe waits at most `wait_s` for others."""
     tally = _Tally(args.json)
     # Read before connecting: an empty file is found out without a swarm.
-    lines = _numbered(file)
-    first = next(lines, None)
-    if first is None:
+    numbered = _numbered(file, wait_s)
+    chunk = await anext(numbered, None)
+    if chunk is None:
         raise BadInput(f"{args.file} holds no work item; write one JSON object a line")
-    lines = itertools.chain([first], lines)
     async with common.connect(args) as swarm:
         try:
-            while chunk := list(itertools.islice(lines, CHUNK)):
+            while chunk is not None:
                 await _submit_chunk(swarm, chunk, tally, args)
+                common.flush()
+                chunk = await anext(numbered, None)
         finally:
             common.note(f"accepted {tally.accepted}, refused {tally.bad}")
         if args.wait:
@@ -95,11 +97,14 @@ async def submit_file(args: argparse.Namespace, file: BinaryIO) -> int:
     return DONE if done else FAILED
 
 
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1."""
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield number, line.strip()
+async def _numbered(file: BinaryIO, wait_s: float) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """The lines that are not blank, numbered from 1, some at a time."""
+    before = 0
+    async for lines in chunks(file, CHUNK, wait_s):
+        numbered = [(n, line.strip()) for n, line in enumerate(lines, before + 1) if line.strip()]
+        before += len(lines)
+        if numbered:
+            yield numbered
 
 
 async def _submit_chunk(

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,11 +56,20 @@ class Place:
 
     def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
         """Start `swarm …`; its output can be read from the process."""
+        return self._start(arguments, settings, subprocess.DEVNULL)
+
+    def start_with_pipe(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """The same; what it reads from stdin can be written to the process."""
+        return self._start(arguments, settings, subprocess.PIPE)
+
+    def _start(
+        self, arguments: Sequence[str], settings: Mapping[str, str], stdin: int
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "swarm", *arguments],
             env={**self.env, "PYTHONPATH": str(ROOT), **settings},
             cwd=self.path,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

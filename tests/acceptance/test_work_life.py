@@ -53,6 +53,22 @@ def submitted(place: Place, work_type: str, *options: str) -> str:
     return done.stdout.strip()
 
 
+def test_what_comes_through_a_pipe_is_submitted_while_the_pipe_stays_open(
+    up: Up, place: Place, work_type: str
+) -> None:
+    writer = place.start_with_pipe("submit", "-", "--json", BATCH_TIMEOUT="50")
+    assert writer.stdin is not None, "a pipe"
+    assert writer.stdout is not None, "a pipe"
+    for number in (1, 2):
+        writer.stdin.write(json.dumps({"work_type": work_type}) + "\n")
+        writer.stdin.flush()
+        answer = json.loads(writer.stdout.readline())
+        assert answer["line"] == number
+        assert item(up, answer["work_item_id"]).status == "queued"
+    out, err = writer.communicate(timeout=DEADLINE_S)
+    assert (writer.returncode, out, err) == (0, "", "accepted 2, refused 0\n")
+
+
 def item(up: Up, work_item_id: str) -> WorkItem:
     """The item as it is now."""
 
