@@ -145,6 +145,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     rebalance_threshold: float = 0.2
     #: NATS servers that keep each log.
     replicas: int = 1
+    #: The part of the log lines below a warning that is kept.
+    log_sample_rate: float = 1.0
     #: Of ``/health`` and ``/ready``; 0 = any free one.
     http_port: int = 4000
     #: Whether work is taken and given over HTTP, too.
@@ -248,6 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("auto_rebalance_enabled", "AUTO_REBALANCE_ENABLED", Switch()),
     Setting("rebalance_threshold", "REBALANCE_THRESHOLD", Part(0.05, 5)),
     Setting("replicas", "LOG_REPLICAS", Choice((1, 3, 5))),
+    Setting("log_sample_rate", "LOG_SAMPLE_RATE", Part(0, 1)),
     Setting("http_port", "HTTP_PORT", Whole(0, 65_535)),
     Setting("http_api", "HTTP_API", Switch()),
     Setting("discovery", "COORDINATOR_DISCOVERY", Choice(DISCOVERIES)),

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported only once the arguments are known to be good.
     from swarm.hosting.logs import configure_logs
 
-    configure_logs(node=args.id)
+    configure_logs(sample_rate=read.log_sample_rate, node=args.id)
     from swarm.hosting import node
     from swarm.hosting.process import run as run_loop
 

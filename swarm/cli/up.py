@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported only once the arguments are known to be good.
     from swarm.hosting.logs import configure_logs
 
-    configure_logs()
+    configure_logs(sample_rate=read.log_sample_rate)
     from swarm.hosting import supervisor
     from swarm.hosting.process import run as run_loop
 
