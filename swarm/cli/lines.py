@@ -8,6 +8,7 @@ import itertools
 import os
 import stat
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import BinaryIO
 
 #: Bytes taken from a pipe at once.
@@ -21,8 +22,9 @@ async def chunks(file: BinaryIO, most: int, wait_s: float) -> AsyncGenerator[lis
     """
     assert most > 0, "nothing would ever be read"
     if is_pipe(file):
-        async for lines in _of_pipe(file, most, wait_s):
-            yield lines
+        async with aclosing(_of_pipe(file, most, wait_s)) as found:
+            async for lines in found:
+                yield lines
         return
     while lines := list(itertools.islice(file, most)):
         yield lines
