@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
-from random import SystemRandom
 
 import pytest
 
 DEADLINE_S = 20.0
 POLL_S = 0.02
-#: Linux; others begin higher.
-ANY_FROM = 32_768
-#: Every process of the tests draws others, however the tests seed theirs.
-_rng = SystemRandom()
 
 
 def program(name: str) -> str:
@@ -44,23 +38,6 @@ def make_authority(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, and that no program gets by chance meanwhile.
-
-    The system gives those that ask for any port one of `ANY_FROM` or above.
-    """
-    found: dict[int, socket.socket] = {}
-    with ExitStack() as taken:
-        while len(found) < count:
-            one = taken.enter_context(socket.socket())
-            port = _rng.randrange(ANY_FROM // 2, ANY_FROM)
-            # One in use is not wanted: another is drawn.
-            with suppress(OSError):
-                one.bind(("127.0.0.1", port))
-                found[port] = one
-    return list(found)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.messages import ShardStats
 from swarm.sdk.client import Swarm
-from tests.parts import free_ports
+from swarm.testing.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0

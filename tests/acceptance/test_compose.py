@@ -14,7 +14,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from typing import IO, Any
 
 import pytest
 
+from swarm.testing.ports import free_ports
 from tests.acceptance.raw_nats import RawNats
 
 ROOT = Path(__file__).parents[2]
@@ -139,9 +139,7 @@ class Local:
     def port(self, service: str, port: str) -> int:
         """The free port of this machine that stands for this port of this container."""
         if (service, port) not in self._ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._ports[service, port] = int(probe.getsockname()[1])
+            (self._ports[service, port],) = free_ports(1, self._ports.values())
         return self._ports[service, port]
 
     def environment(self, name: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from swarm.errors import Refusal
 from swarm.messages import ShardStats
 from swarm.runtime import Runtime
 from swarm.sdk.client import Swarm
+from swarm.testing.ports import free_ports
 from tests import parts
 from tests.acceptance.processes import POLL_S, ROOT, Place, kill
 
@@ -66,7 +67,7 @@ class World:
         self.place = place
         self.nats_url = nats_url
         self.prefix = prefix
-        self.port, *self.ports = parts.free_ports(4)
+        self.port, *self.ports = free_ports(4)
         self.url = f"http://127.0.0.1:{self.port}"
         self.pids: dict[str, int] = {}
         self.addresses = " ".join(

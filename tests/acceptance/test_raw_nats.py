@@ -31,8 +31,8 @@ from swarm.errors import REFUSAL_CODES, BusUnavailable, NoAnswer
 from swarm.messages import ShardStats
 from swarm.schemas import ROUTES, classes
 from swarm.sdk.client import Handle, Swarm
+from swarm.testing.ports import free_ports
 from tests.acceptance.raw_nats import RawNats, play, read_sessions
-from tests.parts import free_ports
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text("utf-8")

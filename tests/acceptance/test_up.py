@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.testing.ports import free_ports
 from tests.acceptance.processes import (
     DEADLINE_S,
     ROOT,
@@ -24,7 +25,6 @@ from tests.acceptance.processes import (
     kill,
     until,
 )
-from tests.parts import free_ports
 
 
 @pytest.fixture

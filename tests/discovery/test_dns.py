@@ -13,7 +13,8 @@ import dns.exception
 
 from swarm.discovery.dns import Dns
 from swarm.discovery.following import Discovery
-from tests.parts import free_ports, program, running, until
+from swarm.testing.ports import free_ports
+from tests.parts import program, running, until
 
 SERVICE = "swarm.agents.svc.cluster.local"
 

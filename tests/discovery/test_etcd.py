@@ -13,7 +13,8 @@ import pytest
 
 from swarm.discovery.etcd import Etcd
 from swarm.discovery.following import Discovery
-from tests.parts import free_ports, listens, program, running, until
+from swarm.testing.ports import free_ports
+from tests.parts import listens, program, running, until
 
 
 class Server:

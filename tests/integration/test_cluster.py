@@ -14,9 +14,9 @@ from swarm.bus.base import Bus, Entry
 from swarm.bus.jetstream import JetStreamBus, connect
 from swarm.bus.jetstream_rebuild import LogRebuild
 from swarm.errors import BusError, OutcomeUnknown, StateMissing, StorageFull
+from swarm.testing.ports import free_ports
 from tests.conformance.worlds import TIMEOUT_S, Seen, outcome
 from tests.integration.servers import server_with
-from tests.parts import free_ports
 
 pytestmark = [pytest.mark.usefixtures("nats_binary"), pytest.mark.slow]
 

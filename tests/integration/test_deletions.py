@@ -175,6 +175,11 @@ async def test_the_state_deleted_under_a_running_swarm(
 ) -> None:
     async with node(server) as running:
         before = [await incarnation(bus, shard) for shard in (0, 1)]
+        coordinator = running.coordinator
+        assert coordinator is not None
+        # Who leads later than this puts the map into whatever bucket it finds then.
+        leader = coordinator.leader
+        await until(lambda: leader.epoch and not leader._copies_old, "it leads, and has said so")
         await operator.delete_key_value(BUCKET)
         for call in (
             bus.state_get("map"),
@@ -184,8 +189,6 @@ async def test_the_state_deleted_under_a_running_swarm(
         ):
             with pytest.raises(StateMissing, match=BUCKET):
                 await call
-        coordinator = running.coordinator
-        assert coordinator is not None
         await until(lambda: coordinator.alarms, "an alarm")
         assert f"NATS bucket {BUCKET}) is gone" in coordinator.alarms[0]
         assert running.ready()[0] is False

@@ -17,8 +17,9 @@ from swarm.config import Settings
 from swarm.errors import BadConfig, DiscoveryFailed
 from swarm.hosting.node import Node, NodePlan
 from swarm.runtime import Runtime
+from swarm.testing.ports import free_ports
 from tests.discovery.fakes import FakeConsul, serving
-from tests.parts import free_ports, until
+from tests.parts import until
 
 NAME = "coordinator-1"
 

@@ -18,7 +18,7 @@ from swarm.cli.main import main
 from swarm.config import Settings
 from swarm.hosting.logs import configure_logs
 from swarm.messages import Beat
-from tests.parts import free_ports
+from swarm.testing.ports import free_ports
 from tests.unit.cli_world import InMemory
 
 ROOT = Path(__file__).parents[2]

@@ -25,9 +25,9 @@ from swarm.hosting.node import Node, NodePlan
 from swarm.hosting.process import cancelled, unless
 from swarm.hosting.supervisor import Supervisor, UpPlan, is_free, usual_port
 from swarm.messages import ShardMap
+from swarm.testing.ports import free_ports
 from swarm.web.http import HttpServer
 from tests.acceptance.processes import TakenPort
-from tests.parts import free_ports
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0

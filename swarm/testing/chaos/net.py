@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from typing import Protocol
 
 from swarm.errors import BadInput, SwarmError
+from swarm.testing.ports import free_ports
 
 #: Of the bridge; members are numbered from 11.
 SUBNET = "10.77.0"
@@ -81,9 +81,7 @@ class Loopback:
     def port(self, name: str, usual: int) -> int:
         """A free one, the same at each call."""
         if (name, usual) not in self._ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._ports[name, usual] = int(probe.getsockname()[1])
+            (self._ports[name, usual],) = free_ports(1, self._ports.values())
         return self._ports[name, usual]
 
     def wrap(self, name: str, command: list[str]) -> list[str]:
