@@ -62,6 +62,8 @@ LOOK_S = 0.25
 WATCH_S = 0.1
 READY_S = 300.0
 RETRY_S = 0.01
+#: What was sent before NATS knew that its receiver is dead is lost: it is asked again.
+ANSWER_S = 0.5
 GET = b'{"work_item_id":"0-1"}'
 
 
@@ -179,7 +181,7 @@ class Bench:
         while True:
             try:
                 # Nobody listens before the shard is open: told at once, so asked again at once.
-                await self._swarm.bus.request(subject, GET, READY_S)
+                await self._swarm.bus.request(subject, GET, ANSWER_S)
             except BusError as error:
                 if time.monotonic() > started + READY_S:
                     raise Failed(f"the shard did not open: {error}") from error
@@ -190,9 +192,12 @@ class Bench:
     async def _rss_at_rest(self) -> int:
         """Once it does not grow any more: what came with the last request is freed."""
         seen: list[int] = []
+        give_up_at = time.monotonic() + READY_S / 2
         while len(seen) < REST_LOOKS or max(seen[-REST_LOOKS:]) > min(seen[-REST_LOOKS:]):
             await asyncio.sleep(LOOK_S)
             seen.append(machine.rss_bytes(self._nodes.pids[NODE]))
+            if time.monotonic() > give_up_at:
+                raise Failed(f"the memory of {NODE} does not come to rest: {seen[-REST_LOOKS:]}")
         return seen[-1]
 
     def _memory(self, before: int, after: int) -> Memory:
