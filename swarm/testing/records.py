@@ -29,6 +29,9 @@ _encode = msgspec.json.Encoder().encode
 
 EXECUTIONS = "executions-*.jsonl"
 ACKS = "acks-*.jsonl"
+#: A file whose last line has no end is looked at so often: after that it is a broken one.
+LOOKS = 10
+LOOK_S = 0.01
 
 
 class Execution(Struct, frozen=True):
@@ -186,8 +189,19 @@ def read_acks(directory: Path) -> Acks:
     return acks
 
 
+def _at_rest(path: Path) -> bytes:
+    """What is in the file; a line that is being written just now is waited for."""
+    data = path.read_bytes()
+    for _ in range(LOOKS):
+        if not data or data.endswith(b"\n"):
+            break
+        time.sleep(LOOK_S)
+        data = path.read_bytes()
+    return data
+
+
 def _read(path: Path, decoder: msgspec.json.Decoder[Line]) -> Iterator[Line]:
-    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, text in enumerate(_at_rest(path).splitlines(), start=1):
         try:
             yield decoder.decode(text)
         except msgspec.MsgspecError as error:

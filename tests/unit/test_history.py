@@ -484,6 +484,28 @@ def test_acks_are_read_as_written(tmp_path: Path, ticking: Callable[[], float]) 
     assert acks.completed == {"3-1": 3.0}
 
 
+def test_a_record_that_is_being_written_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ExecutionLog(tmp_path)
+    with log.execution("3-1", "1.n.s"):
+        pass
+    log.close()
+    (path,) = tmp_path.glob("executions-*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    looks: list[float] = []
+
+    def written_meanwhile(seconds: float) -> None:
+        looks.append(seconds)
+        path.write_bytes(whole)
+
+    monkeypatch.setattr("swarm.testing.records.time.sleep", written_meanwhile)
+    (execution,) = read_executions(tmp_path)
+    assert execution.end is not None
+    assert len(looks) == 1
+
+
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "executions-1-1.jsonl").write_text('{"execution":')
     with pytest.raises(BadInput, match=r"executions-1-1\.jsonl, line 1"):
