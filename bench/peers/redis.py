@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from bench.child import Failed
 from bench.servers import leashed
+from swarm.testing.ports import free_ports
 
 START_S = 10.0
 STOP_S = 5.0
@@ -39,9 +39,7 @@ class Redis:
     async def start(self) -> None:
         """Return once it answers; raises `Failed`."""
         self._directory.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        (self._port,) = free_ports(1)
         command = [self._program, "--bind", "127.0.0.1", "--port", str(self._port)]
         command += ["--dir", str(self._directory), "--logfile", str(self._directory / "log")]
         self._process = leashed(command)

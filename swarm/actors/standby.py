@@ -28,7 +28,7 @@ log = structlog.get_logger()
 #: Pauses between two looks at the log.
 LOOK_SHORTEST_S = 0.2
 LOOK_LONGEST_S = 1.0
-#: Entries that a look is worth: it costs more than writing one, whatever it finds.
+#: Entries that a look is worth: it costs as much as writing one, whatever it finds.
 WORTH = 32
 #: A log that cannot be folded is read again after this time.
 BROKEN_S = 30.0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-#: Over how long it is counted, at least, seconds: in less, a coordinator that others kept from
-#: its processor looks half as fast as they are.
+#: Over how long it is counted, at least, seconds: in less, a coordinator that others keep from
+#: its processor for a moment looks slower than it is.
 WINDOW_S = 4.0
 #: Work that has been ready for so long, and none of it has found a slot, starves, seconds.
 STARVES_S = 1.0
