@@ -16,6 +16,7 @@ from swarm.core.credits import CreditPool
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Lease, Leases
 from swarm.core.shard import Shard
+from swarm.core.urgency import NEVER, Place
 from swarm.core.usage import UsageCounter
 from swarm.core.work import view
 from swarm.errors import NotInMemory, Refusal
@@ -89,6 +90,8 @@ class Deciding:
     refused: dict[str, int]
     #: Who uses the shard.
     usage: UsageCounter
+    #: The shard among those of its coordinator.
+    place: Place
 
     def take(self, request: Request, batch: decide.Batch, answers: Answers) -> None:
         """Decide one request; whatever is wrong with it is its answer."""
@@ -166,14 +169,22 @@ class Deciding:
         return self.pool.wanted([work_type for work_type in ready if ready[work_type]])
 
     def serve_credits(self, batch: decide.Batch, answers: Answers, bytes_left: int) -> None:
-        """Give ready items to waiting agents, best item first, longest waiting agent first."""
+        """Give ready items to waiting agents, best item first, longest waiting agent first.
+
+        Not what is less urgent than what another shard here has for the same agent.
+        """
         shard, pool = self.shard, self.pool
         ready, now = shard.lanes.ready, self.clock()
         wanted = self.wanted()
+        limit = self.place.limit(now) if wanted else NEVER
         while wanted and bytes_left > 0:
             number = shard.lanes.best(wanted)
             assert number is not None, "there is ready work of every wanted type"
-            work_type = shard.items[number].work_type
+            item = shard.items[number]
+            work_type, score = item.work_type, shard.lanes.score(item)
+            if score > limit and self._gives_way(work_type, score, now):
+                wanted.remove(work_type)
+                continue
             slots = pool.take(work_type, now)
             if slots is not None:
                 taken = decide.take(shard, number, slots.agent, slots.session, batch)
@@ -182,6 +193,15 @@ class Deciding:
                 bytes_left -= EVENT_BYTES
             if slots is None or not ready[work_type]:
                 wanted = self.wanted()
+        self.place.show(shard.lanes.heads())
+
+    def _gives_way(self, work_type: str, score: float, now: float) -> bool:
+        """Whether the next slot for this type is left to something more urgent elsewhere."""
+        slots = self.pool.longest_waiting(work_type)
+        if slots is None or score <= self.place.limit(now, slots.work_types):
+            return False
+        self.place.give_way(slots.work_types, score, now)
+        return True
 
     def _heartbeat(
         self, agent: str, heartbeat: Heartbeat, batch: decide.Batch, answers: Answers

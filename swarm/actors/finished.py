@@ -137,15 +137,18 @@ class FinishedItems:
         as far as a record that was put after the item's: by this owner, if need be one
         without items.
         """
+        # A record put meanwhile says nothing of what was read before.
+        settled = self._settled
         found = await read_finished(self._bus, self._records, number, self._as_of)
-        if found is None and not self._settled:
+        if found is not None or settled:
+            return found
+        if not self._settled:
             empty = _encode({"shard": self._shard.number, "items": []})
             try:
                 await self._put_record(block_of(number), empty)
             except LogMissing:
                 return None
-            found = await read_finished(self._bus, self._records, number, self._as_of)
-        return found
+        return await read_finished(self._bus, self._records, number, self._as_of)
 
     def thaw(self, number: int, request: Request) -> None:
         """Read an archived item, then decide `request` again."""

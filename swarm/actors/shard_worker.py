@@ -94,6 +94,7 @@ class ShardWorker(Actor):
             stats=self._counting.stats,
             refused=refused,
             usage=usage,
+            place=around.place(self._mailbox.wake),
         )
         #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
         self.turn = asyncio.Lock()
@@ -144,6 +145,7 @@ class ShardWorker(Actor):
             await self._keeping.start()
             subject = self._around.subjects.shard(self.number, "*", "*")
             self._subscription = await self._bus.subscribe(subject, self._on_message)
+            self._deciding.place.join()
         await super().start()
 
     async def stop(self) -> None:
@@ -232,6 +234,7 @@ class ShardWorker(Actor):
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
+        self._deciding.place.leave()
         await self._keeping.stop()
 
     async def _go_silent(self) -> None:

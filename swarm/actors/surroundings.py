@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.actors.sending import Sender
 from swarm.actors.server_clock import ServerClock
 from swarm.bus.base import Bus
 from swarm.config import Settings
 from swarm.core.credits import CreditPool
+from swarm.core.urgency import Place
 from swarm.messages import Conflict
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects
@@ -41,3 +42,9 @@ class Surroundings:
     nearly_full: Callable[[int], bool]
     #: Two have disagreed: the leader is to know, some time.
     disagreed: Callable[[Conflict], None]
+    #: Of the shards served here: whose ready work is more urgent.
+    places: list[Place] = field(default_factory=list)
+
+    def place(self, wake: Callable[[], None]) -> Place:
+        """For a shard that is to be served here; `wake` makes it decide once more."""
+        return Place(self.places, self.settings.ageing_s, wake)

@@ -151,12 +151,16 @@ class CreditPool:
         """Types for which a slot is free."""
         return [work_type for work_type, slots in self._waiting.items() if slots]
 
+    def longest_waiting(self, work_type: str) -> Slots | None:
+        """The session that has waited longest for this type, with a free slot."""
+        waiting = self._waiting.get(work_type)
+        return next(iter(waiting.values())) if waiting else None
+
     def take(self, work_type: str, now: float) -> Slots | None:
         """Use one slot of the session that has waited longest for this type."""
-        waiting = self._waiting.get(work_type)
-        if not waiting:
+        slots = self.longest_waiting(work_type)
+        if slots is None:
             return None
-        slots = next(iter(waiting.values()))
         if self._kept and slots.expires_at is None:
             kept = self._kept.get(work_type)
             if kept:

@@ -101,6 +101,18 @@ class Lanes:
                     best, best_score = head, score
         return best or None
 
+    def score(self, item: Item) -> float:
+        """How urgent it is: less is more.  Comparable between shards whose clocks agree."""
+        return item.submitted_at + item.rank * self._ageing_s
+
+    def heads(self) -> dict[str, float]:
+        """The best score of a ready item, by work type."""
+        return {
+            work_type: min(lane.score for lane in lanes)
+            for work_type, lanes in self._filled.items()
+            if lanes
+        }
+
     def remove(self, item: Item) -> None:
         """`item` is not queued any more, or about to change its lane.
 
@@ -138,7 +150,7 @@ class Lanes:
 
     def _set_head(self, lane: _Lane, item: Item) -> None:
         lane.head = item.number
-        lane.score = item.submitted_at + lane.rank * self._ageing_s
+        lane.score = self.score(item)
 
 
 def _is_in(item: Item, work_type: str, rank: int) -> bool:

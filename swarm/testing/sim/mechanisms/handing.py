@@ -131,20 +131,28 @@ class Handing(Mechanism):
         node = said.node
         leaving = self._leaving.get(node)
         if leaving is None:
-            lately_s = self.scene.clock() - self.scene.settings.lease_s / 2
             served = [
                 session
                 for session, name in self._serves.items()
-                if name == node and self._heard.get(session, 0.0) > lately_s
+                if name == node and self._heard_lately(session)
             ]
             self._leaving[node] = _Leaving(self.scene.clock(), dict.fromkeys(served))
         elif said.body.get("leaving") and leaving.others:
             self._check_left(node, leaving)
 
+    def _heard_lately(self, session: str) -> bool:
+        lately_s = self.scene.clock() - self.scene.settings.lease_s / 2
+        return self._heard.get(session, 0.0) > lately_s
+
     def _check_left(self, node: str, leaving: _Leaving) -> None:
         """Good-bye: whoever was served, or waits for an answer, has been cared for."""
         verdict = self.scene.verdict
-        left = [name for name in leaving.sessions if self._serves.get(name) == node]
+        # Of whom nothing has been heard meanwhile, as when this node stood still, is forgotten.
+        left = [
+            session
+            for session in leaving.sessions
+            if self._serves.get(session) == node and self._heard_lately(session)
+        ]
         if left:
             verdict.broken(f"[9] {node} has left and not told its sessions {left}")
         if self.scene.clock() - leaving.began_at_s > self.scene.settings.drain_s - MARGIN_S:

@@ -1,0 +1,102 @@
+"""Which of a coordinator's shards takes a free slot: the one whose ready item is most urgent.
+
+The shards of a coordinator share the free slots of its agents, and each decides for itself.  Were
+the first to decide to take them, slots would stay where they are: the agent that completes an
+item is free in the round of that item's shard, and whatever waits in another shard would wait
+until there is nothing left in this one.  So each shows how urgent its ready items are, by the
+score of their lanes (`swarm.core.lanes`; less is more urgent, in all shards alike), and leaves a
+slot to a shard that has something more urgent for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+#: A slot stays in its shard while nothing elsewhere is more urgent by more than this, seconds of
+#: waiting: the end of an item and the claim of the next share an entry then.
+SLACK_S = 1.0
+#: Nor by more than this part of a step of priority.
+SLACK_STEPS = 0.1
+#: So long slots are left to a shard that decides nothing: its log may be out of reach.
+PATIENCE_S = 0.25
+
+#: The score of what is not there.
+NEVER = float("inf")
+
+
+class Place:
+    """One shard among those that are served by the same coordinator."""
+
+    def __init__(self, places: list[Place], ageing_s: float, wake: Callable[[], None]) -> None:
+        """`places`: of all shards served; `wake`: makes this one decide once more, soon."""
+        self._places = places
+        self._slack_s = min(SLACK_S, SLACK_STEPS * ageing_s)
+        self._wake = wake
+        #: The best score of a ready item, by work type, and of all.
+        self._heads: Mapping[str, float] = {}
+        self._best = NEVER
+        #: Since when slots have been left to this shard that it has neither taken nor declined.
+        self._awaited_since: float | None = None
+        #: Whether it has left slots to others, and what they show is the same since.
+        self._waits = False
+        #: Whether it has done so in the decision that is under way.
+        self._gave_way = False
+
+    def join(self) -> None:
+        """The shard is served from here on."""
+        self._places.append(self)
+
+    def leave(self) -> None:
+        """It is not any more; safe to call twice."""
+        if self in self._places:
+            self._places.remove(self)
+        self._tell_others()
+
+    def show(self, heads: Mapping[str, float]) -> None:
+        """The shard has decided: the scores of its most urgent ready items are these, by type."""
+        if not self._gave_way:
+            # Who waits for a third one is not asked again: two such would wake each other for ever.
+            self._awaited_since = None
+        self._gave_way = False
+        if heads != self._heads:
+            self._heads, self._best = heads, min(heads.values(), default=NEVER)
+            self._tell_others()
+
+    def limit(self, now: float, work_types: Sequence[str] | None = None) -> float:
+        """Up to which score the shard may take a slot for these types; None: whatever for."""
+        best = NEVER
+        for other in self._others(now):
+            if work_types is None:
+                best = min(best, other._best)
+            else:
+                best = min(best, other._head(work_types))
+        return best + self._slack_s
+
+    def give_way(self, work_types: Sequence[str], score: float, now: float) -> None:
+        """Leave a slot for these types to the shards that have something better than `score`.
+
+        They are to decide now, and this one again when another has shown something else.
+        """
+        self._waits = self._gave_way = True
+        for other in self._others(now):
+            if other._awaited_since is None and other._head(work_types) < score:
+                other._awaited_since = now
+                other._wake()
+
+    def _head(self, work_types: Sequence[str]) -> float:
+        return min((self._heads.get(name, NEVER) for name in work_types), default=NEVER)
+
+    def _others(self, now: float) -> list[Place]:
+        """Those that decide, as far as is known."""
+        return [
+            other
+            for other in self._places
+            if other is not self
+            and (other._awaited_since is None or now - other._awaited_since <= PATIENCE_S)
+        ]
+
+    def _tell_others(self) -> None:
+        for other in self._places:
+            if other._waits and other is not self:
+                other._waits = False
+                other._wake()
