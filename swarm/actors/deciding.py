@@ -28,6 +28,7 @@ from swarm.messages import (
     Claim,
     Claimed,
     Complete,
+    Completed,
     Control,
     Event,
     Fail,
@@ -181,23 +182,29 @@ class Deciding:
             number = shard.lanes.best(wanted)
             assert number is not None, "there is ready work of every wanted type"
             item = shard.items[number]
-            work_type, score = item.work_type, shard.lanes.score(item)
-            if score > limit and self._gives_way(work_type, score, now):
+            work_type = item.work_type
+            left = limit < NEVER and self._gives_way(item, limit, now)
+            slots = None if left else pool.take(work_type, now)
+            if slots is None:
                 wanted.remove(work_type)
                 continue
-            slots = pool.take(work_type, now)
-            if slots is not None:
-                taken = decide.take(shard, number, slots.agent, slots.session, batch)
-                answers.assign(slots.agent, slots.session, taken)
-                self.usage.assigned(slots.lender, slots.session)
-                bytes_left -= EVENT_BYTES
-            if slots is None or not ready[work_type]:
-                wanted = self.wanted()
+            taken = decide.take(shard, number, slots.agent, slots.session, batch)
+            answers.assign(slots.agent, slots.session, taken)
+            self.usage.assigned(slots.lender, slots.session)
+            bytes_left -= EVENT_BYTES
+            if not ready[work_type]:
+                wanted.remove(work_type)
         self.place.show(shard.lanes.heads())
 
-    def _gives_way(self, work_type: str, score: float, now: float) -> bool:
-        """Whether the next slot for this type is left to something more urgent elsewhere."""
-        slots = self.pool.longest_waiting(work_type)
+    def _gives_way(self, item: Item, limit: float, now: float) -> bool:
+        """Whether the next slot for this item is left to something more urgent elsewhere.
+
+        `limit`: the score up to which nothing is, whatever the slot is for.
+        """
+        score = self.shard.lanes.score(item)
+        if score <= limit:
+            return False
+        slots = self.pool.longest_waiting(item.work_type)
         if slots is None or score <= self.place.limit(now, slots.work_types):
             return False
         self.place.give_way(slots.work_types, score, now)
@@ -327,20 +334,26 @@ class Deciding:
     def settled(self, events: list[Event]) -> Settled:
         """What follows once these are in the log; found while they are on their way."""
         items, awaited = self.shard.items, self.waiters.items
-        settled = Settled({}, [], [])
+        begun, over, waited_for = dict[int, Lease](), list[int](), list[int]()
         for event in events:
-            if isinstance(event, Submitted):
+            numbers: Sequence[int]
+            # Nearly all are one of these two.
+            if isinstance(event, Claimed | Completed):
+                numbers = (event.n,)
+            elif isinstance(event, Submitted):
                 continue
-            for number in numbers_of(event):
+            else:
+                numbers = numbers_of(event)
+            for number in numbers:
                 item = items.get(number)
                 hold = item.hold if item is not None else None
                 if hold is None:
-                    settled.over.append(number)
+                    over.append(number)
                 elif isinstance(event, Claimed):
-                    settled.begun[number] = self._lease(number, hold)
+                    begun[number] = self._lease(number, hold)
                 if number in awaited:
-                    settled.awaited.append(number)
-        return settled
+                    waited_for.append(number)
+        return Settled(begun, over, waited_for)
 
     def durable(self, settled: Settled, now: float, answers: Answers) -> None:
         """They are: leases begin or are over, and who waits for that is answered."""

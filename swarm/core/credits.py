@@ -158,9 +158,11 @@ class CreditPool:
 
     def take(self, work_type: str, now: float) -> Slots | None:
         """Use one slot of the session that has waited longest for this type."""
-        slots = self.longest_waiting(work_type)
-        if slots is None:
+        # As `longest_waiting`, spelled out for every item that is claimed.
+        waiting = self._waiting.get(work_type)
+        if not waiting:
             return None
+        slots = next(iter(waiting.values()))
         if self._kept and slots.expires_at is None:
             kept = self._kept.get(work_type)
             if kept:

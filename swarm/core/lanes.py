@@ -101,9 +101,11 @@ class Lanes:
                     best, best_score = head, score
         return best or None
 
-    def score(self, item: Item) -> float:
-        """How urgent it is: less is more.  Comparable between shards whose clocks agree."""
-        return item.submitted_at + item.rank * self._ageing_s
+    def score(self, head: Item) -> float:
+        """How urgent this head of a lane is: less is more.  Shards whose clocks agree compare."""
+        lane = self._lanes[head.work_type][head.rank]
+        assert lane.head == head.number, f"item {head.number} is not the first of its lane"
+        return lane.score
 
     def heads(self) -> dict[str, float]:
         """The best score of a ready item, by work type."""
@@ -150,7 +152,7 @@ class Lanes:
 
     def _set_head(self, lane: _Lane, item: Item) -> None:
         lane.head = item.number
-        lane.score = self.score(item)
+        lane.score = item.submitted_at + lane.rank * self._ageing_s
 
 
 def _is_in(item: Item, work_type: str, rank: int) -> bool:
