@@ -254,7 +254,8 @@ class Desk:
         """Serve a free slot of an agent session."""
         number = self.shard.lanes.best([work_type])
         assert number is not None, "nothing is ready"
-        return self.decide(lambda batch: decide.take(self.shard, number, agent, session, batch))
+        item = self.decide(lambda batch: decide.take(self.shard, number, agent, session, batch))
+        return decide.assignment(self.shard.number, item)
 
     def tell(self, command: ItemCommand, sender: str) -> Ack:
         """A command about a held item."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from swarm.core.decide import assignment
 from swarm.errors import Refusal
 from swarm.messages import (
     Ack,
@@ -14,6 +15,8 @@ from swarm.messages import (
     Edge,
     ErrorBody,
     Heard,
+    Hold,
+    Item,
     ItemPage,
     ShardStats,
     Watch,
@@ -41,9 +44,10 @@ def error_reply(refusal: Refusal) -> bytes:
 class Answers:
     """Everything that leaves with one batch."""
 
-    __slots__ = ("_controls", "_edges", "_readings", "_replies", "_work")
+    __slots__ = ("_assigned", "_controls", "_edges", "_readings", "_replies", "_work")
 
     def __init__(self) -> None:
+        self._assigned: list[tuple[Work, Item, Hold | None]] = []
         self._replies: list[tuple[str, object]] = []
         self._readings: list[tuple[str, Callable[[], Reading]]] = []
         self._work: dict[tuple[str, str], Work] = {}
@@ -66,9 +70,9 @@ class Answers:
         if to:
             self._readings.append((to, read))
 
-    def assign(self, agent: str, session: str, assignment: Assignment) -> None:
-        """An assignment to an agent session."""
-        self._work_for(agent, session).items.append(assignment)
+    def assign(self, agent: str, session: str, item: Item) -> None:
+        """The item to the agent session that holds it, unless the batch ends this claim."""
+        self._assigned.append((self._work_for(agent, session), item, item.hold))
 
     def ack(self, agent: str, session: str, ack: Ack) -> None:
         """The answer to a command that came with an agent's `Next`."""
@@ -82,10 +86,17 @@ class Answers:
         """A word about a dependency to the shard of the other item."""
         self._edges.append(edge)
 
-    def encoded(self, subjects: Subjects, me: str, bytes_max: int) -> list[tuple[str, bytes]]:
+    def encoded(
+        self, subjects: Subjects, me: str, shard: int, bytes_max: int
+    ) -> list[tuple[str, bytes]]:
         """(subject, data) of all but readings, to be sent by `me` once the batch is durable."""
         ready: list[tuple[str, bytes]] = []
+        for work, item, hold in self._assigned:
+            if item.hold is hold:
+                work.items.append(assignment(shard, item))
         for (agent, session), work in self._work.items():
+            if not work.items and not work.acks:
+                continue
             subject = subjects.agent_work(agent, session)
             data = _encode(work)
             if len(work.items) <= 1 or len(data) <= bytes_max // 2:
@@ -97,9 +108,9 @@ class Answers:
             ready.append((subjects.agent_control(agent, session), _encode(control)))
         for edge in self._edges:
             to_dependency = isinstance(edge, Watch | Heard)
-            shard = shard_of_id(edge.on if to_dependency else edge.dependent)
-            if shard >= 0:
-                ready.append((subjects.shard(shard, "edge", me), _encode(edge)))
+            other = shard_of_id(edge.on if to_dependency else edge.dependent)
+            if other >= 0:
+                ready.append((subjects.shard(other, "edge", me), _encode(edge)))
         return ready
 
     def readings(self, as_of: int) -> Iterator[tuple[str, bytes]]:
@@ -121,17 +132,17 @@ def split_work(work: Work, bytes_max: int) -> list[Work]:
     """`work` in messages of roughly at most `bytes_max` bytes each."""
     parts = [Work([], work.acks)]
     size = 200 * len(work.acks)
-    for assignment in work.items:
-        item_size = _assignment_bytes(assignment)
+    for one in work.items:
+        item_size = _assignment_bytes(one)
         if parts[-1].items and size + item_size > bytes_max:
             parts.append(Work([], []))
             size = 0
-        parts[-1].items.append(assignment)
+        parts[-1].items.append(one)
         size += item_size
     return parts
 
 
-def _assignment_bytes(assignment: Assignment) -> int:
-    size = 300 + len(memoryview(assignment.item))
-    size += len(memoryview(assignment.checkpoint)) + len(memoryview(assignment.answer))
-    return size + sum(80 + len(memoryview(one.result)) for one in assignment.depends.values())
+def _assignment_bytes(one: Assignment) -> int:
+    size = 300 + len(memoryview(one.item))
+    size += len(memoryview(one.checkpoint)) + len(memoryview(one.answer))
+    return size + sum(80 + len(memoryview(known.result)) for known in one.depends.values())

@@ -1,7 +1,8 @@
 """What the owner of a shard tells of it: counts, sizes, and whether the counts add up.
 
-The items are walked over a slice at a time, between batches, when every one of them is as
-the log has it: a shard with a million items is never stopped for it.
+The items are walked over a slice at a time, when nothing is being decided, so that all are as of
+one entry: a shard with a million items is never stopped for it.  That is best done while the entry
+is on its way; what was found is told once it is durable.
 """
 
 from __future__ import annotations
@@ -54,13 +55,16 @@ class Counting:
         #: As of the last durable batch, or a moment before: for whoever looks on.
         self.shown = self._tell()
 
-    def walk(self, events: int, *, ticked: bool) -> None:
-        """Between two batches, the first of which had so many events: walk on."""
+    def walk(self, events: int, *, ticked: bool, as_of: int) -> None:
+        """Walk on, as the entry `as_of` with so many events is written, or is the latest one."""
         numbers = WALK_PER_EVENT * events
         if ticked:
             numbers += WALK_TICKED // max(1, self._hosted())
         if numbers:
-            self._walk(numbers)
+            self._walk(numbers, as_of)
+
+    def durable(self, *, ticked: bool) -> None:
+        """What was walked over is in the log, and may be shown."""
         if ticked:
             self.shown = self._tell()
 
@@ -68,13 +72,14 @@ class Counting:
         """For whoever asks, between two batches; walks over all items if they are few."""
         if len(self._shard.items) <= AT_ONCE_MAX:
             # The walk that is under way may have passed what is wrong: another one.
-            self._walk(AT_ONCE_MAX)
-            self._walk(AT_ONCE_MAX)
+            as_of = self._fenced.position.at
+            self._walk(AT_ONCE_MAX, as_of)
+            self._walk(AT_ONCE_MAX, as_of)
         return self._tell()
 
-    def _walk(self, numbers: int) -> None:
+    def _walk(self, numbers: int, as_of: int) -> None:
         before = self._shard.walked
-        self._shard.walk(numbers, self._fenced.position.at)
+        self._shard.walk(numbers, as_of)
         walked = self._shard.walked
         if walked.off and walked.off != before.off:
             log.error(

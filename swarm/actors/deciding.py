@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +12,7 @@ from swarm.actors.answers import Answers, error_body
 from swarm.actors.requests import Request, decode
 from swarm.actors.waiters import Waiters
 from swarm.core import decide, read
-from swarm.core.credits import CreditPool
+from swarm.core.credits import CreditPool, Slots
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Lease, Leases
 from swarm.core.shard import Shard
@@ -56,6 +56,8 @@ from swarm.subjects import item_id, parse_item_id
 
 #: At most the size of an event besides the texts that its command brought along.
 EVENT_BYTES = 200
+#: What nearly all events are; about one item.
+_USUAL = (Claimed, Completed)
 #: Most items that come due at once.
 DUE_MAX = 1000
 
@@ -93,6 +95,8 @@ class Deciding:
     usage: UsageCounter
     #: The shard among those of its coordinator.
     place: Place
+    #: Of the batch that was decided: slots that got an item, once for each.
+    given: list[Slots] = field(default_factory=list)
 
     def take(self, request: Request, batch: decide.Batch, answers: Answers) -> None:
         """Decide one request; whatever is wrong with it is its answer."""
@@ -188,9 +192,9 @@ class Deciding:
             if slots is None:
                 wanted.remove(work_type)
                 continue
-            taken = decide.take(shard, number, slots.agent, slots.session, batch)
-            answers.assign(slots.agent, slots.session, taken)
-            self.usage.assigned(slots.lender, slots.session)
+            decide.take(shard, number, slots.agent, slots.session, batch)
+            answers.assign(slots.agent, slots.session, item)
+            self.given.append(slots)
             bytes_left -= EVENT_BYTES
             if not ready[work_type]:
                 wanted.remove(work_type)
@@ -229,7 +233,7 @@ class Deciding:
         for number in missing.resend:
             item = shard.items[number]
             assert item.hold is not None, "only held items are missed"
-            answers.assign(agent, session, decide.assignment(shard, item, item.hold))
+            answers.assign(agent, session, item)
         for number in missing.release:
             decide.give_up(shard, number, "unlisted", "its agent never listed it", batch)
 
@@ -294,6 +298,19 @@ class Deciding:
         if answer is not None:
             answers.edge(answer)
 
+    def tell_edges(self, batch: decide.Batch, answers: Answers, ticked: bool) -> None:
+        """Tell other shards what this batch made news, and again what they do not know."""
+        shard, now = self.shard, self.clock()
+        if not shard.blocked and not shard.untold:
+            return
+        for event in batch.events:
+            for number in numbers_of(event):
+                for edge in self.edges.of(number, now):
+                    answers.edge(edge)
+        if ticked:
+            for edge in self.edges.look(now):
+                answers.edge(edge)
+
     # --- reading ------------------------------------------------------------------------------
 
     def _get(self, request: Request, get: Get, answers: Answers) -> None:
@@ -333,12 +350,13 @@ class Deciding:
 
     def settled(self, events: list[Event]) -> Settled:
         """What follows once these are in the log; found while they are on their way."""
+        self.usage.assigned(self.given)
+        self.given.clear()
         items, awaited = self.shard.items, self.waiters.items
         begun, over, waited_for = dict[int, Lease](), list[int](), list[int]()
         for event in events:
             numbers: Sequence[int]
-            # Nearly all are one of these two.
-            if isinstance(event, Claimed | Completed):
+            if isinstance(event, _USUAL):
                 numbers = (event.n,)
             elif isinstance(event, Submitted):
                 continue

@@ -41,14 +41,13 @@ class Sender:
 
     async def all(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Send (subject, data) of each."""
-        # One coroutine for all: each of its own costs as much as sending does.
-        try_publish = self._bus.try_publish
-        for subject, data in messages:
-            try:
-                if not try_publish(subject, data):
-                    await self._bus.publish(subject, data)
-            except (BusError, ValueError) as error:
-                self._not_sent(subject, error)
+        left = list(messages)
+        while left:
+            del left[: self._bus.publish_usual(left)]
+            if not left:
+                return
+            subject, data = left.pop(0)
+            await self(subject, data)
 
     def _not_sent(self, subject: str, error: Exception) -> None:
         # ValueError: no subject at all, made of what some message said.

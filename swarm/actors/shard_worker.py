@@ -58,7 +58,6 @@ class ShardWorker(Actor):
         self._deaf = self._ticked = False
         self._reconnects = around.bus.reconnects
         self._map_version = fenced.map_version
-        self._edges = EdgeBook(shard)
         settings = around.settings
         self._finished = FinishedItems(
             around.bus,
@@ -86,7 +85,7 @@ class ShardWorker(Actor):
             pool=around.pool,
             leases=self._leases,
             waiters=Waiters(),
-            edges=self._edges,
+            edges=EdgeBook(shard),
             clock=self._clock,
             max_payload=around.bus.max_payload,
             thaw=self._finished.thaw,
@@ -261,17 +260,20 @@ class ShardWorker(Actor):
         self._deciding.look_after_time(batch, answers)
         self._deciding.serve_credits(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
-        self._tell_edges(batch, answers, ticked)
+        self._deciding.tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
-            self._counting.walk(0, ticked=ticked)
+            self._counting.walk(0, ticked=ticked, as_of=self.sequence)
+            self._counting.durable(ticked=ticked)
             return False
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
             await let_out(begun=True)
             # While it is under way nothing is decided, but what follows can be prepared.
-            ready = answers.encoded(self._around.subjects, self.owner, self._bus.max_payload)
+            subjects, size = self._around.subjects, self._bus.max_payload
+            ready = answers.encoded(subjects, self.owner, self.number, size)
             settled = self._deciding.settled(batch.events)
+            self._counting.walk(len(batch.events), ticked=ticked, as_of=self.sequence + 1)
             seq = await append
         finally:
             if not append.done():
@@ -284,7 +286,7 @@ class ShardWorker(Actor):
             await let_out()
         self._deciding.durable(settled, self._clock(), answers)
         self._account(batch, started)
-        self._counting.walk(len(batch.events), ticked=ticked)
+        self._counting.durable(ticked=ticked)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
         return bool(self._mailbox) or bool(self._deciding.wanted())
@@ -376,21 +378,6 @@ class ShardWorker(Actor):
             if number not in self._leases:
                 self._deciding.begin_lease(number, hold, now)
         self._leases.restart(now)
-
-    # --- dependencies ------------------------------------------------------------------------
-
-    def _tell_edges(self, batch: decide.Batch, answers: Answers, ticked: bool) -> None:
-        """Tell other shards what this batch made news, and again what they do not know."""
-        shard, now = self._shard, self._clock()
-        if not shard.blocked and not shard.untold:
-            return
-        for event in batch.events:
-            for number in numbers_of(event):
-                for edge in self._edges.of(number, now):
-                    answers.edge(edge)
-        if ticked:
-            for edge in self._edges.look(now):
-                answers.edge(edge)
 
     # --- upkeep ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ stored under a key, found again by it; no fence guards them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -126,14 +126,11 @@ class Bus(Protocol):
         """
         ...
 
-    def try_publish(
-        self,
-        subject: str,
-        data: bytes,
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> bool:
-        """As `publish`; False, and nothing is sent, where that would have to wait for room."""
+    def publish_usual(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Send the first of these (subject, data), as many as can be without a closer look.
+
+        Returns how many; the next one is to be sent by `publish`, which says what is wrong.
+        """
         ...
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:

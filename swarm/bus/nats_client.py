@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nats.errors
@@ -53,6 +53,8 @@ BACKLOG_MAX = 65_536
 
 #: A message below this is put together at once, of more bytes each part is kept.
 SMALL = 4096
+#: Of small messages so much is taken before it is asked again whether there is room.
+AT_ONCE_MAX = 256 * 1024
 #: Would end the subject early, or the line.
 BLANK = re.compile(r"\s")
 
@@ -100,6 +102,27 @@ class NatsClient(Client):
         else:
             self._pend(subject, data, reply, head)
         self._write_soon()
+
+    def send_usual(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Buffer the first of these (subject, data), up to one that is new or large; how many.
+
+        And no more than `AT_ONCE_MAX` bytes.
+        """
+        if self.lost.done():
+            return 0
+        begins, pend, size, count = self._begins, self._pending.append, 0, 0
+        for subject, data in messages:
+            begin = begins.get(subject)
+            if begin is None or len(data) >= SMALL or size > AT_ONCE_MAX:
+                break
+            message = b"%b%d\r\n%b\r\n" % (begin, len(data), data)
+            pend(message)
+            size += len(message)
+            count += 1
+        if count:
+            self._pending_data_size += size
+            self._write_soon()
+        return count
 
     def _write_soon(self) -> None:
         if not self._will_write:

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any, Final, TypeVar
 
 import nats.errors
 import structlog
-from nats.aio.subscription import Subscription as NatsSubscription
 
 from swarm.bus.base import Handler, Message, Subscription, check_size
 from swarm.bus.memory_routes import check_pattern
 from swarm.bus.nats_answers import Answers, check_responders, fail, settle
 from swarm.bus.nats_buffer import BUFFER_MAX, Buffer, check_line
-from swarm.bus.nats_client import ConnectionLost, NatsClient
+from swarm.bus.nats_client import SMALL, ConnectionLost, NatsClient
 from swarm.bus.nats_dialing import Target, with_credentials
 from swarm.bus.nats_headers import encode_headers
+from swarm.bus.nats_listener import Listener
 from swarm.errors import BusTimeout, BusUnavailable, SwarmError
 
 log = structlog.get_logger()
@@ -44,30 +43,6 @@ CLOSE_TIMEOUT_S: Final = 2.0
 #: Pauses between attempts to connect, doubling; each is drawn from half of it to all of it.
 PAUSE_MIN_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
-
-
-@dataclass(slots=True, eq=False)
-class _Listener:
-    """A subscription as it was asked for, and where it is registered at the moment."""
-
-    link: NatsLink
-    subject: str
-    queue: str
-    handler: Handler
-    client: NatsClient | None = None
-    registered: NatsSubscription | None = None
-
-    async def attach(self, client: NatsClient) -> None:
-        self.client = client
-        self.registered = await client.listen(self.subject, self.queue, self.handler)
-
-    async def unsubscribe(self) -> None:
-        """Stop; safe to call twice."""
-        if self not in self.link._listeners:
-            return
-        del self.link._listeners[self]
-        if self.client is not None and self.registered is not None:
-            await self.client.silence(self.registered)
 
 
 class NatsLink:
@@ -91,7 +66,7 @@ class NatsLink:
         self._client: NatsClient | None = None
         #: Done while there is such a client.
         self._up: asyncio.Future[None] = self._loop.create_future()
-        self._listeners: dict[_Listener, None] = {}
+        self._listeners: dict[Listener, None] = {}
         self._buffer = Buffer()
         self._supervisor: asyncio.Task[None] | None = None
         #: Lost clients that are being closed.
@@ -99,7 +74,7 @@ class NatsLink:
 
     async def open(self, client: NatsClient) -> None:
         """Start on `client`; raises `BusUnavailable` if it is lost at once."""
-        answers = _Listener(self, self._answers.pattern, "", self._answers.receive)
+        answers = Listener(self._listeners, self._answers.pattern, "", self._answers.receive)
         self._listeners[answers] = None
         try:
             await self._restore(client)
@@ -136,13 +111,16 @@ class NatsLink:
         self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         """See `Bus.publish`."""
-        while not self.try_publish(subject, data, reply, headers):
+        while not self._try_publish(subject, data, reply, headers):
             await self._make_room()
 
-    def try_publish(
+    def _try_publish(
         self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> bool:
-        """See `Bus.try_publish`.  Everything that this bus sends goes through here."""
+        """As `publish`; False, and nothing is sent, where that would have to wait for room.
+
+        All that this bus sends goes through here, or is too usual for that.
+        """
         if self._closing:
             raise BusUnavailable(f"the connection of {self.sender} is closed")
         head = encode_headers(headers) if headers else b""
@@ -162,6 +140,13 @@ class NatsLink:
             # Just now, and it is not noted in `_client` yet.
             self._buffer.add(subject, data, reply, head)
         return True
+
+    def publish_usual(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """See `Bus.publish_usual`."""
+        client = self._client
+        if client is None or self._closing or self._max_payload < SMALL:
+            return 0
+        return 0 if client.pending_data_size > BUFFER_MAX else client.send_usual(messages)
 
     async def _make_room(self) -> None:
         """Wait until the client has sent what it holds, or is lost."""
@@ -184,7 +169,7 @@ class NatsLink:
         if any(map(str.isspace, queue)):
             raise ValueError(f"a queue group's name has no blanks: {queue!r}")
         self._check_open()
-        listener = _Listener(self, subject, queue, handler)
+        listener = Listener(self._listeners, subject, queue, handler)
         self._listeners[listener] = None
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -197,7 +182,7 @@ class NatsLink:
             raise
         return listener
 
-    async def _register(self, listener: _Listener) -> None:
+    async def _register(self, listener: Listener) -> None:
         """Have the server know of `listener`, over lost connections if need be."""
         while True:
             client = await self._connected_client()

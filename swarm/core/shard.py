@@ -336,7 +336,7 @@ class Shard:
     def walk(self, numbers: int, seq: int) -> None:
         """Look at so many items more; after the last one, `walked` tells, as of entry `seq`.
 
-        Only between two batches: what was decided and is not durable must not be shown.
+        All of which must be decided, if not durable: until then it must not be shown.
         """
         if self.tally.walk(numbers, self.next_number):
             found = self.tally.found

@@ -7,8 +7,11 @@ is a few additions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct, field
 
+from swarm.core.credits import Slots
 from swarm.messages import Heartbeat, ShardSubmit, Stats, Usage
 
 #: Counts are of the window that runs and the one before it.
@@ -49,16 +52,17 @@ class UsageCounter:
         else:
             self._running.local += count
 
-    def assigned(self, lender: str, session: str) -> None:
-        """An item goes to a session attached at `lender`; "" is the owner."""
-        self.operations += 1
-        name = lender or self._owner
-        assigned = self._running.assigned
-        assigned[name] = assigned.get(name, 0) + 1
-        sessions = self._sessions.get(name)
-        if sessions is None:
-            sessions = self._sessions[name] = {}
-        sessions[session] = self._turn
+    def assigned(self, given: Sequence[Slots]) -> None:
+        """Items go to these sessions, one for each, which are attached here or lent by others."""
+        self.operations += len(given)
+        assigned, turn = self._running.assigned, self._turn
+        for slots in given:
+            name = slots.lender or self._owner
+            assigned[name] = assigned.get(name, 0) + 1
+            sessions = self._sessions.get(name)
+            if sessions is None:
+                sessions = self._sessions[name] = {}
+            sessions[slots.session] = turn
 
     def claimed(self) -> None:
         """An item was claimed by a request to the shard."""

@@ -281,7 +281,7 @@ class ShardMachine(RuleBasedStateMachine):
         number = data.draw(st.sampled_from([number for number, _ in self.desk.shard.holds()]))
         item = self.desk.shard.items[number]
         assert item.hold is not None
-        got = decide.assignment(self.desk.shard, item, item.hold)
+        got = decide.assignment(self.desk.shard.number, item)
         return self.say(item.hold.agent, got, verb, given)
 
     @rule(target=said, holding=held, other=st.none() | agents, verb=verbs, given=given_by_holders)

@@ -30,9 +30,9 @@ async def test_all_shards_of_a_coordinator_share_what_is_walked_over_with_each_t
     shard.apply(Submitted(command_id(1), 1, [new_item()] * ITEMS), NOW, "n")
     counting = counting_of(shard, hosted)
     for _ in range(ticks - 1):
-        counting.walk(0, ticked=True)
+        counting.walk(0, ticked=True, as_of=7)
     assert shard.walked.seq == 0, "more would be too much: others have items, too"
-    counting.walk(0, ticked=True)
+    counting.walk(0, ticked=True, as_of=7)
     assert (shard.walked.seq, shard.walked.items, shard.walked.off) == (7, ITEMS, 0)
 
 
@@ -40,7 +40,7 @@ async def test_a_busy_shard_is_walked_over_as_often_whoever_else_is_there() -> N
     shard = Shard(0, ShardRules())
     shard.apply(Submitted(command_id(1), 1, [new_item()] * ITEMS), NOW, "n")
     counting = counting_of(shard, hosted=1024)
-    counting.walk(ITEMS - 1, ticked=False)
+    counting.walk(ITEMS - 1, ticked=False, as_of=7)
     assert shard.walked.seq == 0
-    counting.walk(1, ticked=False)
+    counting.walk(1, ticked=False, as_of=7)
     assert shard.walked.seq == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarm.core.decide.batch import Batch, repeated
 from swarm.core.shard import Shard
 from swarm.errors import Refusal
-from swarm.messages import Assignment, Claim, Claimed, Hold, Item, Taken
+from swarm.messages import Assignment, Claim, Claimed, Item, Taken
 from swarm.subjects import item_id
 
 
@@ -21,7 +21,8 @@ def claim(shard: Shard, command: Claim, sender: str, out: Batch) -> Assignment:
         types = ", ".join(command.work_types)
         raise Refusal("no_work", f"shard {shard.number} has nothing ready of: {types}", retry=True)
     session = claim_session(command.command_id)
-    return take(shard, number, sender, session, out, command.lease_s, command.command_id)
+    item = take(shard, number, sender, session, out, command.lease_s, command.command_id)
+    return assignment(shard.number, item)
 
 
 def claim_session(command_id: str) -> str:
@@ -35,7 +36,7 @@ def _claimed_before(shard: Shard, done: Taken, sender: str) -> Assignment:
     item = shard.items.get(done.number)
     hold = item.hold if item is not None else None
     if item is not None and hold and hold.fence == done.fence and hold.agent == sender:
-        return assignment(shard, item, hold)
+        return assignment(shard.number, item)
     raise Refusal("stale_token", "this claim was carried out before and is not held any more")
 
 
@@ -47,20 +48,20 @@ def take(
     out: Batch,
     lease_s: float = 0.0,
     command_id: str = "",
-) -> Assignment:
-    """Claim item `number`, the best of its lane, for (agent, session)."""
+) -> Item:
+    """Claim item `number`, the best of its lane, for (agent, session); the item."""
     assert lease_s >= 0, "a lease of no length is the default's"
     item = shard.items[number]
     lease_s = lease_s or item.lease_s or shard.rules.lease_s
     out.add(Claimed(number, item.fence + 1, agent, session, lease_s, command_id))
-    assert item.hold is not None, "just claimed"
-    return assignment(shard, item, item.hold)
+    return item
 
 
-def assignment(shard: Shard, item: Item, hold: Hold) -> Assignment:
-    """What the holder gets."""
-    assert item.hold is hold, "only the holder gets an assignment"
-    name = item_id(shard.number, item.number)
+def assignment(shard: int, item: Item) -> Assignment:
+    """What the holder of an item of `shard` gets."""
+    hold = item.hold
+    assert hold is not None, "only a holder gets an assignment"
+    name = item_id(shard, item.number)
     story = item.story
     if story is None:
         return Assignment(name, hold.token, item.attempt, hold.lease_s, item.spec)
