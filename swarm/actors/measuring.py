@@ -22,7 +22,8 @@ class Measuring:
         self._meter = LoadMeter()
 
     def fill(self, beat: Beat) -> Beat:
-        """The beat with its load, and as the leader's, with what was moved."""
+        """The beat with its load, where the urgent work is, and as the leader's, what was moved."""
+        beat.urgent = self._shards.urgent()
         now, meter = self._clock(), self._meter
         if meter.is_due(now):
             counts = {worker.number: worker.shown.usage.operations for worker in self._shards}

@@ -13,6 +13,7 @@ from swarm.actors.shard_worker import ShardWorker
 from swarm.actors.standby import Standbys
 from swarm.actors.surroundings import Surroundings
 from swarm.core.placement import Placement
+from swarm.core.urgency import most_urgent
 from swarm.errors import Deposed, SwarmError
 from swarm.messages import Beat, Conflict, Handoff, ShardMap
 
@@ -58,6 +59,7 @@ class Ownership:
         self._pauses: dict[int, float] = {}
         #: Shards to stand by for until then, because their owners asked for it.
         self._asked: dict[int, float] = {}
+        self._urgent: dict[str, tuple[int, float]] = {}
         #: Shards that cannot be opened, and why.
         self.closed: dict[int, str] = {}
 
@@ -88,6 +90,12 @@ class Ownership:
                 if count:
                     ready[work_type] = ready.get(work_type, 0) + count
         return ready
+
+    def urgent(self) -> dict[str, tuple[int, float]]:
+        """By work type: the shard with the most urgent ready item, and that item's score."""
+        heads = {worker.number: worker.heads for worker in self._workers.values()}
+        self._urgent = most_urgent(heads, self._urgent, self._around.settings.ageing_s)
+        return self._urgent
 
     @property
     def listened(self) -> bool:

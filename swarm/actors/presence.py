@@ -38,7 +38,8 @@ class Presence:
         self._missed_s = settings.missed_s
         self._describe = describe
         #: Which beats tell its state.
-        self.sync = StateSync(settings.sync_interval_ms / 1000, enabled=settings.sync_enabled)
+        interval_s, ageing_s = settings.sync_interval_ms / 1000, settings.ageing_s
+        self.sync = StateSync(interval_s, ageing_s, enabled=settings.sync_enabled)
         self._clock = asyncio.get_running_loop().time
         self.members = Members(settings.missed_s)
         #: When each of our own beats was sent that has not come back yet.

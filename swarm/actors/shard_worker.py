@@ -9,6 +9,7 @@ appends an empty entry: a deposed owner that does not know it must not answer fr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
@@ -127,6 +128,11 @@ class ShardWorker(Actor):
     def shown(self) -> ShardStats:
         """Its counts, of a moment ago at most."""
         return self._counting.shown
+
+    @property
+    def heads(self) -> Mapping[str, float]:
+        """The scores of its most urgent ready items, by work type: decided, for ordering only."""
+        return self._deciding.place.heads
 
     @property
     def refused(self) -> dict[str, int]:

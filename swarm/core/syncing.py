@@ -4,8 +4,8 @@ A beat is a sign of life, four times a second.  The state beside it is what coor
 lend and borrow slots by.  It is told
 
 - at once when others must know: work of a type newly ready, a type newly served or no more;
-- with the next beat when a count is off by over an eighth of what was told, or when
-  somebody listens who has not heard any;
+- with the next beat when a count is off by over an eighth of what was told, or the most urgent
+  item of a type by a quarter of a step of priority, or when somebody listens who has not heard any;
 - every `COORDINATOR_SYNC_INTERVAL`, whatever has changed.
 
 Other beats name the one that told it last (`Beat.told`), and those who hear them go on with
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
 
+from swarm.core.urgency import CLOSE_STEPS
 from swarm.messages import Beat
 
 #: A count that is off by over one part of this many is news.
@@ -29,13 +30,16 @@ UNTOLD = -1
 class StateSync:
     """What one coordinator has told of its state.  `clock` times are monotonic, in seconds."""
 
-    def __init__(self, interval_s: float, *, enabled: bool = True) -> None:
+    def __init__(self, interval_s: float, ageing_s: float, *, enabled: bool = True) -> None:
+        """`ageing_s`: what a step of priority is worth, as in the scores of `Beat.urgent`."""
         assert interval_s > 0, "a time"
+        self._close_s = CLOSE_STEPS * ageing_s
         self._interval_s = interval_s
         self._enabled = enabled
         #: As told last: ready items and free slots by work type, by which beat, and when.
         self._ready: dict[str, int] = {}
         self._idle: dict[str, int] = {}
+        self._urgent: dict[str, tuple[int, float]] = {}
         self._told = UNTOLD
         self._told_at = float("-inf")
         #: Who has heard it: anything else that listens has not.
@@ -54,13 +58,13 @@ class StateSync:
         without it would mean that there is none (those of an earlier version).
         """
         if self._enabled and (all_ or self._is_due(beat, listeners, now)):
-            self._ready, self._idle = beat.ready, beat.idle
+            self._ready, self._idle, self._urgent = beat.ready, beat.idle, beat.urgent
             self._told, self._told_at = beat.number, now
             self._listeners = set(listeners)
             beat.told = 0
             return
         assert not self._enabled or 0 < self._told < beat.number, "the first one tells it"
-        beat.ready, beat.idle, beat.told = {}, {}, self._told
+        beat.ready, beat.idle, beat.urgent, beat.told = {}, {}, {}, self._told
 
     def _is_due(self, beat: Beat, listeners: Collection[str], now: float) -> bool:
         return (
@@ -68,6 +72,15 @@ class StateSync:
             or not self._listeners.issuperset(listeners)
             or not _is_close(self._ready, beat.ready)
             or not _is_close(self._idle, beat.idle)
+            or not self._is_as_urgent(beat.urgent)
+        )
+
+    def _is_as_urgent(self, now: Mapping[str, tuple[int, float]]) -> bool:
+        told = self._urgent
+        return all(
+            shard == told[name][0] and abs(score - told[name][1]) <= self._close_s
+            for name, (shard, score) in now.items()
+            if name in told
         )
 
 
@@ -83,8 +96,8 @@ def recall(beat: Beat, known: Beat | None) -> None:
         return
     assert known is None or known.instance == beat.instance, "another process has another state"
     if beat.told == UNTOLD or known is None:
-        beat.ready, beat.idle, beat.told = {}, {}, UNTOLD
+        beat.ready, beat.idle, beat.urgent, beat.told = {}, {}, {}, UNTOLD
         return
-    beat.ready, beat.idle = known.ready, known.idle
+    beat.ready, beat.idle, beat.urgent = known.ready, known.idle, known.urgent
     if known.told == UNTOLD:
         beat.told = UNTOLD

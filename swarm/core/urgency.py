@@ -20,8 +20,34 @@ SLACK_STEPS = 0.1
 #: So long slots are left to a shard that decides nothing: its log may be out of reach.
 PATIENCE_S = 0.25
 
+#: Scores that differ by no more than this part of a step of priority are about the same to those
+#: who claim from any shard.
+CLOSE_STEPS = 0.25
+
 #: The score of what is not there.
 NEVER = float("inf")
+
+
+def most_urgent(
+    heads: Mapping[int, Mapping[str, float]],
+    before: Mapping[str, tuple[int, float]],
+    ageing_s: float,
+) -> dict[str, tuple[int, float]]:
+    """By work type: the shard with the most urgent item, and its score.
+
+    `heads`: scores by work type, of each shard.  The shard that it was `before` remains while it
+    has something about as urgent, so that not every change is news.
+    """
+    best: dict[str, tuple[int, float]] = {}
+    for shard, by_type in heads.items():
+        for work_type, score in by_type.items():
+            if work_type not in best or score < best[work_type][1]:
+                best[work_type] = shard, score
+    for work_type, (shard, _) in before.items():
+        score = heads.get(shard, {}).get(work_type, NEVER)
+        if work_type in best and score <= best[work_type][1] + CLOSE_STEPS * ageing_s:
+            best[work_type] = shard, score
+    return best
 
 
 class Place:
@@ -41,6 +67,11 @@ class Place:
         self._waits = False
         #: Whether it has done so in the decision that is under way.
         self._gave_way = False
+
+    @property
+    def heads(self) -> Mapping[str, float]:
+        """As shown last."""
+        return self._heads
 
     def join(self) -> None:
         """The shard is served from here on."""

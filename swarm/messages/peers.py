@@ -27,6 +27,9 @@ class Beat(Struct, omit_defaults=True):
     idle: dict[str, int] = {}
     #: Ready items by work type.
     ready: dict[str, int] = {}
+    #: By work type: the shard with the most urgent of them, and its score: when it was submitted,
+    #: and `AGEING_S` later for each step of priority below the highest.
+    urgent: dict[str, tuple[int, float]] = {}
     #: Shards that it cannot open, and why.
     closed: dict[str, str] = {}
     #: Takes no new sessions or shards: it is about to leave.
@@ -52,8 +55,8 @@ class Beat(Struct, omit_defaults=True):
     routed: dict[str, int] = {}
     #: Where it answers HTTP, as ``host:port``; empty: nowhere.
     http: str = ""
-    #: Number of the beat of this process that told `idle` and `ready`, which are left out here
-    #: and still about the same; 0: this one does; -1: none does, or it has not been heard.
+    #: Number of the beat of this process that told `idle`, `ready` and `urgent`, left out here and
+    #: still about the same; 0: this one does; -1: none does, or it has not been heard.
     told: int = 0
     #: Operations of its shards and processor time of its process, per second, over the last
     #: few seconds.

@@ -1,7 +1,8 @@
 """Claiming for agents without a session: a shell, a script, a hand-written message.
 
 Ready work may be in any shard.  The coordinators' beats tell who has some, of which
-types; their shards are asked first, then the others.
+types, and in which shard the most urgent is; that is asked first, then the other shards of
+those that have some, then the rest.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Claimer:
     async def claim(
         self, describe: Callable[[], Awaitable[Description]], wait_s: float, timeout_s: float
     ) -> Assignment | None:
-        """The most urgent item of the first shard that has one; None after `wait_s` without.
+        """The most urgent item, as far as beats have told; None after `wait_s` without any.
 
         `timeout_s`: how long answers are waited for, besides that.  Raises `NoAnswer` when
         a shard that was asked did not answer in the end, `Refusal`.
@@ -68,17 +69,20 @@ class Claimer:
             await asyncio.sleep(min(pause_s * jitter, max(0.0, work_by - loop.time())))
 
     def _order(self, beats: list[Beat], *, everywhere: bool) -> list[int]:
-        """Shards to ask: with ready work first; within a coordinator in random order."""
-        first, rest = list[int](), list[int]()
+        """Shards to ask: with the most urgent work first, then with ready work, by chance."""
+        urgent, first, rest = list[tuple[float, int]](), list[int](), list[int]()
         for beat in beats:
-            owned = list(beat.owns)
-            self._calls.runtime.rng.shuffle(owned)
+            known = (beat.urgent[name] for name in self._work_types if name in beat.urgent)
+            urgent += [(score, shard) for shard, score in known]
             # Of who does not tell there may be some.
             if beat.told == UNTOLD or any(map(beat.ready.get, self._work_types)):
-                first += owned
+                first += beat.owns
             elif everywhere:
-                rest += owned
-        return list(dict.fromkeys([*first, *rest]))
+                rest += beat.owns
+        # Not one coordinator after the other: the last one's work would starve.
+        for shards in (first, rest):
+            self._calls.runtime.rng.shuffle(shards)
+        return list(dict.fromkeys([*(shard for _, shard in sorted(urgent)), *first, *rest]))
 
     async def _ask(self, shard: int, deadline: float) -> Assignment | None:
         """What this shard grants; None if it has nothing, or refuses for `SHARD_S`.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import msgspec
 
 from swarm.config import Settings
 from swarm.messages import Complete
@@ -110,3 +113,43 @@ def test_a_shard_that_decides_nothing_does_not_keep_slots_from_the_others() -> N
         await until(lambda: stuck in {shard_of(item) for item, _ in agent.assigned()[1:]})
 
     on_cluster(scenario, settings=SETTINGS)
+
+
+async def claimed(cluster: Cluster, count: int) -> list[str]:
+    """Items that a shell claims by name, one after the other, and does not give back."""
+    items = []
+    for _ in range(count):
+        assignment = await cluster.swarm.claim(["build"])
+        assert assignment is not None
+        items.append(assignment.work_item_id)
+    return items
+
+
+def test_who_claims_by_name_gets_the_most_urgent_of_all_coordinators() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await submit(cluster, "medium")
+        for _ in range(3):
+            (urgent,) = await submit(cluster, "critical", 1)
+            await pass_time(0.5)  # told by the next beat
+            assert await claimed(cluster, 1) == [urgent]
+
+    on_cluster(scenario, settings=with_two())
+
+
+def test_no_work_starves_because_another_coordinator_has_some() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        await submit(cluster, "medium")
+        await pass_time(2.5)
+        owners = set()
+        for item in await claimed(cluster, MANY // 2):
+            owned = {name: one.owned for name, one in cluster.coordinators.items()}
+            owners |= {name for name, shards in owned.items() if shard_of(item) in shards}
+        assert owners == {"c1", "c2"}
+
+    on_cluster(scenario, settings=with_two(sync_enabled=False))
+
+
+def with_two(**fields: Any) -> Settings:
+    return msgspec.structs.replace(SETTINGS, coordinators=["c1", "c2"], **fields)

@@ -155,6 +155,7 @@ RICH_BEAT = m.Beat(
     owns=[0, 3, 15],
     idle={"feature": 3, "review": 0},
     ready={"feature": 20},
+    urgent={"feature": (3, 1764000120.5)},
     closed={"7": "swarmlog.7: entry 3 is ours but cannot be decoded"},
     draining=True,
     standby={"1": 0.25, "5": -1.0},

@@ -18,17 +18,19 @@ class Teller:
     """A coordinator that beats four times a second."""
 
     def __init__(self, interval_s: float = INTERVAL_S, *, enabled: bool = True) -> None:
-        self.sync = StateSync(interval_s, enabled=enabled)
+        self.sync = StateSync(interval_s, ageing_s=60.0, enabled=enabled)
         self.now = 100.0
         self.number = 0
         self.listeners = ["c2-i1", "r1"]
         self.ready = {"build": 80}
         self.idle = {"test": 3}
+        self.urgent = {"build": (3, 1000.0)}
 
     def beat(self, *, all_: bool = False) -> Beat:
         self.number += 1
         self.now += 0.25
         shown = beat("c1", number=self.number, ready=dict(self.ready), idle=dict(self.idle))
+        shown.urgent = dict(self.urgent)
         self.sync.shape(shown, self.listeners, self.now, all_=all_)
         return shown
 
@@ -43,9 +45,10 @@ def test_the_first_beat_tells_and_the_next_ones_name_it() -> None:
     teller = Teller()
     first = teller.beat()
     assert (first.told, first.ready, first.idle) == (0, {"build": 80}, {"test": 3})
+    assert first.urgent == {"build": (3, 1000.0)}
     for _ in range(5):
         later = teller.beat()
-        assert (later.told, later.ready, later.idle) == (1, {}, {})
+        assert (later.told, later.ready, later.idle, later.urgent) == (1, {}, {}, {})
 
 
 @pytest.mark.parametrize("interval_s", [1.0, 5.0, 20.0])
@@ -68,6 +71,11 @@ def test_it_is_told_once_an_interval_when_nothing_changes(interval_s: float) -> 
         ({"idle": {"test": 4}}, True),
         ({"idle": {"test": 0}}, True),
         ({"idle": {"test": 3, "lint": 0}}, True),
+        ({"urgent": {"build": (3, 985.0)}}, False),
+        ({"urgent": {"build": (7, 1000.0)}}, True),
+        ({"urgent": {"build": (3, 1015.0)}}, False),
+        ({"urgent": {"build": (3, 984.0)}}, True),
+        ({"urgent": {"build": (3, 1016.0)}}, True),
         ({"listeners": ["c2-i1"]}, False),
         ({"listeners": ["c2-i1", "r1", "r2"]}, True),
         ({"listeners": ["c2-i2", "r1"]}, True),
@@ -127,9 +135,12 @@ def known(members: Members) -> tuple[int, dict[str, int], dict[str, int]]:
 
 def test_who_heard_the_state_goes_on_with_it() -> None:
     members = Members(10.0)
-    members.heard(beat("c1", number=4, ready={"build": 2}, idle={"test": 0}), 0.0)
+    telling = beat("c1", number=4, ready={"build": 2}, idle={"test": 0})
+    telling.urgent = {"build": (3, 9.0)}
+    members.heard(telling, 0.0)
     members.heard(beat("c1", number=5, told=4, sessions=7), 0.0)
     assert known(members) == (4, {"build": 2}, {"test": 0})
+    assert members.live(0.0)["c1"].urgent == {"build": (3, 9.0)}
     assert members.live(0.0)["c1"].sessions == 7
     members.heard(beat("c1", number=6, told=4), 0.0)
     assert known(members) == (4, {"build": 2}, {"test": 0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.urgency import NEVER, PATIENCE_S, SLACK_S, Place
+from swarm.core.urgency import NEVER, PATIENCE_S, SLACK_S, Place, most_urgent
 
 TYPES = ("build", "test")
 
@@ -124,3 +124,20 @@ def test_those_that_wait_for_a_third_do_not_wake_each_other_again_and_again() ->
             place.show(heads)
     assert sorted(shards.woken) == [0, 1, 2]
     assert here.limit(0.1 + PATIENCE_S, ("build",)) == NEVER, "nor are they waited for"
+
+
+def test_the_shard_with_the_most_urgent_item_of_each_type() -> None:
+    heads = {1: {"build": 50.0}, 2: {"build": 40.0, "test": 9.0}, 3: {}}
+    assert most_urgent(heads, {}, 60.0) == {"build": (2, 40.0), "test": (2, 9.0)}
+    assert most_urgent({3: {}}, {"build": (1, 50.0)}, 60.0) == {}
+
+
+def test_it_remains_while_it_has_something_about_as_urgent() -> None:
+    before = {"build": (1, 30.0)}
+    assert most_urgent({1: {"build": 55.0}, 2: {"build": 40.0}}, before, 60.0) == {
+        "build": (1, 55.0)
+    }
+    assert most_urgent({1: {"build": 55.1}, 2: {"build": 40.0}}, before, 60.0) == {
+        "build": (2, 40.0)
+    }
+    assert most_urgent({2: {"build": 40.0}}, before, 60.0) == {"build": (2, 40.0)}
