@@ -22,6 +22,7 @@ from swarm.core import shard as shard_module
 from swarm.core.decide import control, holding, timely
 from swarm.core.decide.batch import Batch
 from swarm.core.shard import Shard
+from swarm.core.urgency import NEVER, Place
 from swarm.messages import (
     NULL,
     Answer,
@@ -248,6 +249,11 @@ def priority_not_moved(patch: Patch) -> None:
     patch.setitem(life.LIFE, Prioritized, prioritized)
 
 
+def slots_stay_where_they_are(patch: Patch) -> None:
+    """A shard takes free slots whatever waits in the others of its coordinator."""
+    patch.setattr(Place, "limit", lambda self, now, work_types=None: NEVER)
+
+
 #: Each bug, and the kinds of mishaps that bring it to light.
 PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (mark_needs_one_entry_too_few, ()),
@@ -268,4 +274,5 @@ PLANTED: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (checkpoint_dropped_on_release, ()),
     (release_is_charged, ()),
     (priority_not_moved, ()),
+    (slots_stay_where_they_are, ()),
 ]

@@ -1,6 +1,8 @@
 """Prioritizing: the most urgent item is claimed first, by what the log says of urgency.
 
-Waiting raises an item: a step of priority is worth `ageing_s` seconds of waiting.
+Waiting raises an item: a step of priority is worth `ageing_s` seconds of waiting.  Within a shard
+that holds for every claim; among the shards of a coordinator, which share its agents' free slots,
+in a healthy swarm and to within `SLACK_S`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,29 @@ from typing import ClassVar
 
 import msgspec
 
+from swarm.core.urgency import SLACK_S
 from swarm.errors import SwarmError
-from swarm.messages import ENDED, Claimed, Prioritized, Submitted
-from swarm.subjects import item_id
+from swarm.messages import ENDED, Claimed, Opened, Prioritized, Submitted
+from swarm.subjects import item_id, parse_item_id
 from swarm.testing.sim.client import Client
 from swarm.testing.sim.mechanism import Mechanism, Said
 from swarm.testing.sim.scene import Scene
-from swarm.testing.sim.truth import Folded
+from swarm.testing.sim.truth import Folded, numbers_of
 
+#: A shard that has been open for so long, with an item ready, must have looked for a slot for it.
+SETTLED_S = 2.0
 PRIORITIES = ("critical", "high", "medium", "low")
 
 
 class Prioritizing(Mechanism):
     """Clients find items more, or less, urgent than before."""
 
-    expects = ("Prioritized", "raised before its claim", "lowered before its claim")
+    expects = (
+        "Prioritized",
+        "raised before its claim",
+        "lowered before its claim",
+        "a slot used beside other shards",
+    )
     weight: ClassVar[int] = 1
 
     def __init__(self, scene: Scene) -> None:
@@ -36,6 +46,11 @@ class Prioritizing(Mechanism):
         #: the log.
         self._wishes: dict[str, tuple[str, str]] = {}
         self._done: dict[str, None] = {}
+        #: When a shard was opened, and since when an item has been queued (virtual time).
+        self._opened_at_s: dict[int, float] = {}
+        self._queued_at_s: dict[str, float] = {}
+        #: Items that were passed over, as it seems: when that was decided, and for what.
+        self._passed_over: list[tuple[str, float, str]] = []
 
     # --- what is done ----------------------------------------------------------------
 
@@ -74,6 +89,7 @@ class Prioritizing(Mechanism):
     def on_event(self, folded: Folded) -> None:
         """Whatever is claimed, nothing more urgent is left."""
         event = folded.event
+        self._follow(folded)
         if isinstance(event, Submitted):
             for offset, raw in enumerate(event.items):
                 name = item_id(folded.shard, event.first + offset)
@@ -87,10 +103,11 @@ class Prioritizing(Mechanism):
             self._done[event.command_id] = None
             self._urgency[name] = (self._urgency[name][0], PRIORITIES.index(event.priority))
         elif isinstance(event, Claimed):
-            self._on_claimed(folded, event.n)
+            self._on_claimed(folded, event)
 
-    def _on_claimed(self, folded: Folded, number: int) -> None:
+    def _on_claimed(self, folded: Folded, event: Claimed) -> None:
         """All agents do all types of work, so all that is queued was to be had."""
+        number = event.n
         claimed = self._score(folded.shard, number)
         for other, item in self.scene.truth.shard(folded.shard).items.items():
             if item.status == "queued" and self._score(folded.shard, other) < claimed:
@@ -103,6 +120,57 @@ class Prioritizing(Mechanism):
         if rank != before:
             how = "raised" if rank < before else "lowered"
             self.scene.verdict.saw(f"{how} before its claim")
+
+        if not event.command_id:
+            self._look_elsewhere(folded, name)
+
+    def _follow(self, folded: Folded) -> None:
+        """Note what has been queued since when, and what has been open."""
+        event, now_s = folded.event, self.scene.clock()
+        numbers = numbers_of(event)
+        if isinstance(event, Submitted):
+            numbers = list(range(event.first, event.first + len(event.items)))
+        elif isinstance(event, Opened):
+            self._opened_at_s[folded.shard] = now_s
+        items = self.scene.truth.shard(folded.shard).items
+        for number in numbers:
+            name, item = item_id(folded.shard, number), items.get(number)
+            if item is not None and item.status == "queued":
+                self._queued_at_s.setdefault(name, now_s)
+            else:
+                self._queued_at_s.pop(name, None)
+            # Decided before, and stored later, as that is another log.
+            self._passed_over = [
+                passed
+                for passed in self._passed_over
+                if passed[0] != name or passed[1] < folded.decided_at_s
+            ]
+
+    def _look_elsewhere(self, folded: Folded, claimed: str) -> None:
+        """A free slot was used here: other shards of the owner have nothing far more urgent."""
+        truth, now_s = self.scene.truth, self.scene.clock()
+        since_s = now_s - SETTLED_S
+        if folded.decided_at_s < self.scene.calm_at_s + SETTLED_S:
+            return
+        limit = self._score(folded.shard, int(claimed.split("-")[1]))[0] - SLACK_S
+        for name, queued_at_s in self._queued_at_s.items():
+            shard, number = parse_item_id(name)
+            if queued_at_s > since_s or self._opened_at_s.get(shard, now_s) > since_s:
+                continue
+            together = truth.shard(shard).coordinator == truth.shard(folded.shard).coordinator
+            if together and self._score(shard, number)[0] < limit:
+                self._passed_over.append((name, folded.decided_at_s, claimed))
+        self.scene.verdict.saw("a slot used beside other shards")
+
+    def at_end(self) -> None:
+        """Who was passed over was not about to be moved: that takes a moment in which it waits."""
+        for name, at_s, claimed in self._passed_over:
+            opened_at_s = self._opened_at_s[parse_item_id(name)[0]]
+            if not at_s < opened_at_s < at_s + SETTLED_S:
+                self.scene.verdict.broken(
+                    f"[6] {claimed} was claimed at {at_s:.3f} s; more urgent, in another shard of "
+                    f"the same coordinator: {name}"
+                )
 
     def _score(self, shard: int, number: int) -> tuple[float, int]:
         submitted_at, rank = self._urgency[item_id(shard, number)]
