@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -12,11 +12,9 @@ from swarm.actors.answers import Answers, error_body
 from swarm.actors.requests import Request, decode
 from swarm.actors.waiters import Waiters
 from swarm.core import decide, read
-from swarm.core.credits import CreditPool, Slots
 from swarm.core.edge_book import EdgeBook
 from swarm.core.leases import Lease, Leases
 from swarm.core.shard import Shard
-from swarm.core.urgency import NEVER, Place
 from swarm.core.usage import UsageCounter
 from swarm.core.work import view
 from swarm.errors import NotInMemory, Refusal
@@ -54,8 +52,6 @@ from swarm.messages import (
 from swarm.messages import Heard as HeardOutcome
 from swarm.subjects import item_id, parse_item_id
 
-#: At most the size of an event besides the texts that its command brought along.
-EVENT_BYTES = 200
 #: What nearly all events are; about one item.
 _USUAL = (Claimed, Completed)
 #: Most items that come due at once.
@@ -77,7 +73,6 @@ class Deciding:
     """One shard under its owner; everything here happens between two appends."""
 
     shard: Shard
-    pool: CreditPool
     leases: Leases
     waiters: Waiters
     edges: EdgeBook
@@ -93,10 +88,6 @@ class Deciding:
     refused: dict[str, int]
     #: Who uses the shard.
     usage: UsageCounter
-    #: The shard among those of its coordinator.
-    place: Place
-    #: Of the batch that was decided: slots that got an item, once for each.
-    given: list[Slots] = field(default_factory=list)
 
     def take(self, request: Request, batch: decide.Batch, answers: Answers) -> None:
         """Decide one request; whatever is wrong with it is its answer."""
@@ -167,52 +158,6 @@ class Deciding:
         answers.reply(request.reply, {"error": error_body(refusal)})
 
     # --- agents ----------------------------------------------------------------------------
-
-    def wanted(self) -> list[str]:
-        """Types that have ready work here and a free slot."""
-        ready = self.shard.lanes.ready
-        return self.pool.wanted([work_type for work_type in ready if ready[work_type]])
-
-    def serve_credits(self, batch: decide.Batch, answers: Answers, bytes_left: int) -> None:
-        """Give ready items to waiting agents, best item first, longest waiting agent first.
-
-        Not what is less urgent than what another shard here has for the same agent.
-        """
-        shard, pool = self.shard, self.pool
-        ready, now = shard.lanes.ready, self.clock()
-        wanted = self.wanted()
-        limit = self.place.limit(now) if wanted else NEVER
-        while wanted and bytes_left > 0:
-            number = shard.lanes.best(wanted)
-            assert number is not None, "there is ready work of every wanted type"
-            item = shard.items[number]
-            work_type = item.work_type
-            left = limit < NEVER and self._gives_way(item, limit, now)
-            slots = None if left else pool.take(work_type, now)
-            if slots is None:
-                wanted.remove(work_type)
-                continue
-            decide.take(shard, number, slots.agent, slots.session, batch)
-            answers.assign(slots.agent, slots.session, item)
-            self.given.append(slots)
-            bytes_left -= EVENT_BYTES
-            if not ready[work_type]:
-                wanted.remove(work_type)
-        self.place.show(shard.lanes.heads())
-
-    def _gives_way(self, item: Item, limit: float, now: float) -> bool:
-        """Whether the next slot for this item is left to something more urgent elsewhere.
-
-        `limit`: the score up to which nothing is, whatever the slot is for.
-        """
-        score = self.shard.lanes.score(item)
-        if score <= limit:
-            return False
-        slots = self.pool.longest_waiting(item.work_type)
-        if slots is None or score <= self.place.limit(now, slots.work_types):
-            return False
-        self.place.give_way(slots.work_types, score, now)
-        return True
 
     def _heartbeat(
         self, agent: str, heartbeat: Heartbeat, batch: decide.Batch, answers: Answers
@@ -350,8 +295,6 @@ class Deciding:
 
     def settled(self, events: list[Event]) -> Settled:
         """What follows once these are in the log; found while they are on their way."""
-        self.usage.assigned(self.given)
-        self.given.clear()
         items, awaited = self.shard.items, self.waiters.items
         begun, over, waited_for = dict[int, Lease](), list[int](), list[int]()
         for event in events:

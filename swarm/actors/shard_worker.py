@@ -16,11 +16,12 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
 from swarm.actors.counting import Counting
-from swarm.actors.deciding import EVENT_BYTES, Deciding, numbers_of
+from swarm.actors.deciding import Deciding, numbers_of
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
 from swarm.actors.requests import Request
 from swarm.actors.sending import let_out, unsubscribe
+from swarm.actors.serving import EVENT_BYTES, Serving
 from swarm.actors.surroundings import Surroundings
 from swarm.actors.waiters import Waiters
 from swarm.bus.base import Message, Subscription
@@ -83,7 +84,6 @@ class ShardWorker(Actor):
         self._counting = Counting(shard, fenced, self._keeping, refused, usage, around.hosted)
         self._deciding = Deciding(
             shard=shard,
-            pool=around.pool,
             leases=self._leases,
             waiters=Waiters(),
             edges=EdgeBook(shard),
@@ -94,8 +94,9 @@ class ShardWorker(Actor):
             stats=self._counting.stats,
             refused=refused,
             usage=usage,
-            place=around.place(self._mailbox.wake),
         )
+        place = around.place(self._mailbox.wake)
+        self._serving = Serving(shard, around.pool, place, usage, self._clock)
         #: Held while a round is under way; whoever else holds it keeps the worker from deciding.
         self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
@@ -132,7 +133,7 @@ class ShardWorker(Actor):
     @property
     def heads(self) -> Mapping[str, float]:
         """The scores of its most urgent ready items, by work type: decided, for ordering only."""
-        return self._deciding.place.heads
+        return self._serving.place.heads
 
     @property
     def refused(self) -> dict[str, int]:
@@ -150,7 +151,7 @@ class ShardWorker(Actor):
             await self._keeping.start()
             subject = self._around.subjects.shard(self.number, "*", "*")
             self._subscription = await self._bus.subscribe(subject, self._on_message)
-            self._deciding.place.join()
+            self._serving.place.join()
         await super().start()
 
     async def stop(self) -> None:
@@ -239,7 +240,7 @@ class ShardWorker(Actor):
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await unsubscribe([subscription])
-        self._deciding.place.leave()
+        self._serving.place.leave()
         await self._keeping.stop()
 
     async def _go_silent(self) -> None:
@@ -264,7 +265,7 @@ class ShardWorker(Actor):
         used += self._keeping.say(batch, used, room - used, ticked)
         # Again: what has come, or come back, may have a deadline that is over.
         self._deciding.look_after_time(batch, answers)
-        self._deciding.serve_credits(batch, answers, room - used)
+        self._serving.serve(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
         self._deciding.tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
@@ -279,6 +280,7 @@ class ShardWorker(Actor):
             subjects, size = self._around.subjects, self._bus.max_payload
             ready = answers.encoded(subjects, self.owner, self.number, size)
             settled = self._deciding.settled(batch.events)
+            self._serving.count()
             self._counting.walk(len(batch.events), ticked=ticked, as_of=self.sequence + 1)
             seq = await append
         finally:
@@ -295,13 +297,13 @@ class ShardWorker(Actor):
         self._counting.durable(ticked=ticked)
         await self._around.send.all(answers.readings(seq))
         self._around.committed()
-        return bool(self._mailbox) or bool(self._deciding.wanted())
+        return bool(self._mailbox) or bool(self._serving.wanted())
 
     def _has_work(self) -> bool:
         """Whether a round has anything to decide: others may have taken what woke us up."""
         # What comes with time alone is looked at with a tick.
         waits = self._ticked or self._mailbox or self._keeping.archived
-        return bool(waits or self._deciding.wanted())
+        return bool(waits or self._serving.wanted())
 
     def _new_batch(self) -> decide.Batch:
         around = self._around

@@ -10,7 +10,7 @@ from swarm.actors.server_clock import ServerClock
 from swarm.bus.base import Bus
 from swarm.config import Settings
 from swarm.core.credits import CreditPool
-from swarm.core.urgency import Place
+from swarm.core.urgency import Place, Places
 from swarm.messages import Conflict
 from swarm.runtime import Runtime
 from swarm.subjects import Subjects
@@ -43,7 +43,7 @@ class Surroundings:
     #: Two have disagreed: the leader is to know, some time.
     disagreed: Callable[[Conflict], None]
     #: Of the shards served here: whose ready work is more urgent.
-    places: list[Place] = field(default_factory=list)
+    places: Places = field(default_factory=Places)
 
     def place(self, wake: Callable[[], None]) -> Place:
         """For a shard that is to be served here; `wake` makes it decide once more."""

@@ -50,84 +50,106 @@ def most_urgent(
     return best
 
 
+class Places:
+    """Those of all shards that a coordinator serves."""
+
+    def __init__(self) -> None:
+        self.all: list[Place] = []
+        #: The best score of any ready item that one of them shows.
+        self.best = NEVER
+
+    def look(self) -> None:
+        """Something may be less urgent than it was, or gone."""
+        self.best = min((place.best for place in self.all), default=NEVER)
+
+
 class Place:
     """One shard among those that are served by the same coordinator."""
 
-    def __init__(self, places: list[Place], ageing_s: float, wake: Callable[[], None]) -> None:
-        """`places`: of all shards served; `wake`: makes this one decide once more, soon."""
+    def __init__(self, places: Places, ageing_s: float, wake: Callable[[], None]) -> None:
+        """`wake`: makes this shard decide once more, soon."""
         self._places = places
         self._slack_s = min(SLACK_S, SLACK_STEPS * ageing_s)
         self._wake = wake
         #: The best score of a ready item, by work type, and of all.
-        self._heads: Mapping[str, float] = {}
-        self._best = NEVER
+        self.heads: Mapping[str, float] = {}
+        self.best = NEVER
         #: Since when slots have been left to this shard that it has neither taken nor declined.
         self._awaited_since: float | None = None
         #: Whether it has left slots to others, and what they show is the same since.
         self._waits = False
-        #: Whether it has done so in the decision that is under way.
-        self._gave_way = False
-
-    @property
-    def heads(self) -> Mapping[str, float]:
-        """As shown last."""
-        return self._heads
 
     def join(self) -> None:
         """The shard is served from here on."""
-        self._places.append(self)
+        self._places.all.append(self)
+        self._places.look()
 
     def leave(self) -> None:
         """It is not any more; safe to call twice."""
-        if self in self._places:
-            self._places.remove(self)
+        if self in self._places.all:
+            self._places.all.remove(self)
+        self._places.look()
         self._tell_others()
 
-    def show(self, heads: Mapping[str, float]) -> None:
-        """The shard has decided: the scores of its most urgent ready items are these, by type."""
-        if not self._gave_way:
-            # Who waits for a third one is not asked again: two such would wake each other for ever.
+    def show(self, heads: Mapping[str, float], *, gave_way: bool = False) -> None:
+        """The shard has decided: the scores of its most urgent ready items are these, by type.
+
+        `gave_way`: a slot was left to others, so that those that wait for this shard go on
+        waiting: were they asked again, two that wait for a third would wake each other for ever.
+        """
+        if not gave_way:
             self._awaited_since = None
-        self._gave_way = False
-        if heads != self._heads:
-            self._heads, self._best = heads, min(heads.values(), default=NEVER)
+        if heads != self.heads:
+            was, self.heads, self.best = self.best, heads, min(heads.values(), default=NEVER)
+            if min(was, self.best) <= self._places.best:
+                self._places.look()
             self._tell_others()
 
-    def limit(self, now: float, work_types: Sequence[str] | None = None) -> float:
-        """Up to which score the shard may take a slot for these types; None: whatever for."""
-        best = NEVER
-        for other in self._others(now):
-            if work_types is None:
-                best = min(best, other._best)
-            else:
-                best = min(best, other._head(work_types))
-        return best + self._slack_s
+    def decline(self) -> None:
+        """There is no slot that this shard could take: nobody needs to wait for it."""
+        self._awaited_since = None
 
-    def give_way(self, work_types: Sequence[str], score: float, now: float) -> None:
-        """Leave a slot for these types to the shards that have something better than `score`.
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other shard."""
+        return len(self._places.all) < 2
 
-        They are to decide now, and this one again when another has shown something else.
+    @property
+    def limit(self) -> float:
+        """Up to this score the shard may take any slot; beyond it, see `gives_way`."""
+        return self._places.best + self._slack_s
+
+    def gives_way(self, work_types: Sequence[str], score: float, now: float) -> bool:
+        """Whether a slot for these types is left to who has something better than `score` for it.
+
+        Those are to decide now, and this one again when one of them has shown something else.
         """
-        self._waits = self._gave_way = True
-        for other in self._others(now):
-            if other._awaited_since is None and other._head(work_types) < score:
+        others = self._others(now)
+        limit = min((other.head(work_types) for other in others), default=NEVER) + self._slack_s
+        if score <= limit:
+            return False
+        self._waits = True
+        for other in others:
+            if other._awaited_since is None and other.head(work_types) < score:
                 other._awaited_since = now
                 other._wake()
+        return True
 
-    def _head(self, work_types: Sequence[str]) -> float:
-        return min((self._heads.get(name, NEVER) for name in work_types), default=NEVER)
+    def head(self, work_types: Sequence[str]) -> float:
+        """The best score of a ready item of these types."""
+        return min((self.heads.get(name, NEVER) for name in work_types), default=NEVER)
 
     def _others(self, now: float) -> list[Place]:
         """Those that decide, as far as is known."""
         return [
             other
-            for other in self._places
+            for other in self._places.all
             if other is not self
             and (other._awaited_since is None or now - other._awaited_since <= PATIENCE_S)
         ]
 
     def _tell_others(self) -> None:
-        for other in self._places:
+        for other in self._places.all:
             if other._waits and other is not self:
                 other._waits = False
                 other._wake()

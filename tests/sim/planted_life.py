@@ -22,7 +22,7 @@ from swarm.core import shard as shard_module
 from swarm.core.decide import control, holding, timely
 from swarm.core.decide.batch import Batch
 from swarm.core.shard import Shard
-from swarm.core.urgency import NEVER, Place
+from swarm.core.urgency import Place
 from swarm.messages import (
     NULL,
     Answer,
@@ -251,7 +251,7 @@ def priority_not_moved(patch: Patch) -> None:
 
 def slots_stay_where_they_are(patch: Patch) -> None:
     """A shard takes free slots whatever waits in the others of its coordinator."""
-    patch.setattr(Place, "limit", lambda self, now, work_types=None: NEVER)
+    patch.setattr(Place, "gives_way", lambda self, work_types, score, now: False)
 
 
 #: Each bug, and the kinds of mishaps that bring it to light.
