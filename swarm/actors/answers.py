@@ -72,11 +72,13 @@ class Answers:
 
     def assign(self, agent: str, session: str, item: Item) -> None:
         """The item to the agent session that holds it, unless the batch ends this claim."""
-        self._assigned.append((self._work_for(agent, session), item, item.hold))
+        to = agent, session
+        self._assigned.append((self._work.get(to) or self._work_for(to), item, item.hold))
 
     def ack(self, agent: str, session: str, ack: Ack) -> None:
         """The answer to a command that came with an agent's `Next`."""
-        self._work_for(agent, session).acks.append(ack)
+        to = agent, session
+        (self._work.get(to) or self._work_for(to)).acks.append(ack)
 
     def control(self, agent: str, session: str, control: Control) -> None:
         """Something an agent session must do."""
@@ -120,11 +122,9 @@ class Answers:
             reading.as_of = as_of
             yield to, _encode(reading)
 
-    def _work_for(self, agent: str, session: str) -> Work:
-        work = self._work.get((agent, session))
-        if work is None:
-            # Lists of its own: msgspec shares no mutable defaults, but say so.
-            work = self._work[agent, session] = Work([], [])
+    def _work_for(self, to: tuple[str, str]) -> Work:
+        # Lists of its own: msgspec shares no mutable defaults, but say so.
+        work = self._work[to] = Work([], [])
         return work
 
 

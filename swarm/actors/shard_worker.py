@@ -265,8 +265,8 @@ class ShardWorker(Actor):
         used += self._keeping.say(batch, used, room - used, ticked)
         # Again: what has come, or come back, may have a deadline that is over.
         self._deciding.look_after_time(batch, answers)
-        self._serving.serve(batch, answers, room - used)
         self._deciding.tell_asked(batch, answers)
+        self._serving.serve(batch, answers, room - used)
         self._deciding.tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             self._counting.walk(0, ticked=ticked, as_of=self.sequence)
