@@ -64,7 +64,7 @@ def test_what_has_waited_longer_goes_first_whatever_shard_it_is_in() -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.start("c1")
         early = await submit(cluster, "medium")
-        await pass_time(5.0)
+        await pass_time(8.0)
         late = await submit(cluster, "medium")
         agent = await attached(cluster, 1)
         done = await work_off(cluster, agent, 2 * MANY)

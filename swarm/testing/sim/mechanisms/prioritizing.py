@@ -2,7 +2,7 @@
 
 Waiting raises an item: a step of priority is worth `ageing_s` seconds of waiting.  Within a shard
 that holds for every claim; among the shards of a coordinator, which share its agents' free slots,
-in a healthy swarm and to within `SLACK_S`.
+in a healthy swarm and to within `slack_s`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from swarm.core.urgency import SLACK_S
+from swarm.core.urgency import slack_s
 from swarm.errors import SwarmError
 from swarm.messages import ENDED, Claimed, Opened, Prioritized, Submitted
 from swarm.subjects import item_id, parse_item_id
@@ -152,7 +152,9 @@ class Prioritizing(Mechanism):
         since_s = now_s - SETTLED_S
         if folded.decided_at_s < self.scene.calm_at_s + SETTLED_S:
             return
-        limit = self._score(folded.shard, int(claimed.split("-")[1]))[0] - SLACK_S
+        limit = self._score(folded.shard, int(claimed.split("-")[1]))[0] - slack_s(
+            self.scene.rules.ageing_s
+        )
         for name, queued_at_s in self._queued_at_s.items():
             shard, number = parse_item_id(name)
             if queued_at_s > since_s or self._opened_at_s.get(shard, now_s) > since_s:
