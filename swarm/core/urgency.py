@@ -83,8 +83,8 @@ class Place:
         self.best = NEVER
         #: Since when slots have been left to this shard that it has neither taken nor declined.
         self._awaited_since: float | None = None
-        #: Whether it has left slots to others, and what they show is the same since.
-        self._waits = False
+        #: Slots left to others, by what they are for: up to which score of theirs.
+        self._left: dict[tuple[str, ...], float] = {}
 
     def join(self) -> None:
         """The shard is served from here on."""
@@ -95,8 +95,9 @@ class Place:
         """It is not any more; safe to call twice."""
         if self in self._places.all:
             self._places.all.remove(self)
+        was, self.heads, self.best = self.heads, {}, NEVER
         self._places.look()
-        self._tell_others()
+        self._tell_others(was)
 
     def show(self, heads: Mapping[str, float], *, gave_way: bool = False) -> None:
         """The shard has decided: the scores of its most urgent ready items are these, by type.
@@ -107,10 +108,11 @@ class Place:
         if not gave_way:
             self._awaited_since = None
         if heads != self.heads:
-            was, self.heads, self.best = self.best, heads, min(heads.values(), default=NEVER)
-            if min(was, self.best) <= self._places.best:
+            was, was_best = self.heads, self.best
+            self.heads, self.best = heads, min(heads.values(), default=NEVER)
+            if min(was_best, self.best) <= self._places.best:
                 self._places.look()
-            self._tell_others()
+            self._tell_others(was)
 
     def decline(self) -> None:
         """There is no slot that this shard could take: nobody needs to wait for it."""
@@ -126,16 +128,16 @@ class Place:
         """Up to this score the shard may take any slot; beyond it, see `gives_way`."""
         return self._places.best + self._slack_s
 
-    def gives_way(self, work_types: Sequence[str], score: float, now: float) -> bool:
+    def gives_way(self, work_types: tuple[str, ...], score: float, now: float) -> bool:
         """Whether a slot for these types is left to who has something better than `score` for it.
 
-        Those are to decide now, and this one again when one of them has shown something else.
+        Those are to decide now, and this one again when one of them has nothing better any more.
         """
         others = self._others(now)
         limit = min((other.head(work_types) for other in others), default=NEVER) + self._slack_s
         if score <= limit:
             return False
-        self._waits = True
+        self._left[work_types] = score - self._slack_s
         for other in others:
             if other._awaited_since is None and other.head(work_types) < score:
                 other._awaited_since = now
@@ -144,7 +146,7 @@ class Place:
 
     def head(self, work_types: Sequence[str]) -> float:
         """The best score of a ready item of these types."""
-        return min((self.heads.get(name, NEVER) for name in work_types), default=NEVER)
+        return _head(self.heads, work_types)
 
     def _others(self, now: float) -> list[Place]:
         """Those that decide, as far as is known."""
@@ -155,8 +157,16 @@ class Place:
             and (other._awaited_since is None or now - other._awaited_since <= PATIENCE_S)
         ]
 
-    def _tell_others(self) -> None:
+    def _tell_others(self, was: Mapping[str, float]) -> None:
+        """Whoever has left slots to this shard, for what it has no more, is to decide again."""
         for other in self._places.all:
-            if other._waits and other is not self:
-                other._waits = False
+            if other is not self and any(
+                _head(was, work_types) < limit <= self.head(work_types)
+                for work_types, limit in other._left.items()
+            ):
+                other._left.clear()
                 other._wake()
+
+
+def _head(heads: Mapping[str, float], work_types: Sequence[str]) -> float:
+    return min((heads.get(name, NEVER) for name in work_types), default=NEVER)
