@@ -296,7 +296,6 @@ class Deciding:
     def settled(self, events: list[Event]) -> Settled:
         """What follows once these are in the log; found while they are on their way."""
         items, awaited = self.shard.items, self.waiters.items
-        progress_s = self.shard.progress_s
         begun, over, waited_for = dict[int, Lease](), list[int](), list[int]()
         for event in events:
             numbers: Sequence[int]
@@ -312,7 +311,7 @@ class Deciding:
                 if hold is None:
                     over.append(number)
                 elif isinstance(event, Claimed):
-                    begun[number] = Lease(hold.lease_s, progress_s.get(number, 0.0))
+                    begun[number] = self._lease(number, hold)
                 if number in awaited:
                     waited_for.append(number)
         return Settled(begun, over, waited_for)
@@ -326,8 +325,10 @@ class Deciding:
 
     def begin_lease(self, number: int, hold: Hold, now: float) -> None:
         """The claim is in the log, and its lease was not known here: it runs from now on."""
-        lease = Lease(hold.lease_s, self.shard.progress_s.get(number, 0.0))
-        self.leases.begin({number: lease}, now)
+        self.leases.begin({number: self._lease(number, hold)}, now)
+
+    def _lease(self, number: int, hold: Hold) -> Lease:
+        return Lease(hold.lease_s, self.shard.progress_s.get(number, 0.0))
 
 
 def numbers_of(event: Event) -> Sequence[int]:

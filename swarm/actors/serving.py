@@ -30,7 +30,10 @@ class Serving:
     _given: list[Slots] = field(default_factory=list)
 
     def wanted(self) -> list[str]:
-        """Types that have ready work here, and a free slot that is not left to other shards."""
+        """Types that have ready work here, and a free slot that is not left to other shards.
+
+        Those to which one is left are woken.
+        """
         wanted = self._free()
         if not wanted:
             self.place.decline()

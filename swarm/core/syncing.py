@@ -4,8 +4,9 @@ A beat is a sign of life, four times a second.  The state beside it is what coor
 lend and borrow slots by.  It is told
 
 - at once when others must know: work of a type newly ready, a type newly served or no more;
-- with the next beat when a count is off by over an eighth of what was told, or the most urgent
-  item of a type by a quarter of a step of priority, or when somebody listens who has not heard any;
+- with the next beat when a count is off by over an eighth of what was told, when the
+  most urgent item of a type is in another shard, or more or less urgent by a quarter of a step of
+  priority, or when somebody listens who has not heard any;
 - every `COORDINATOR_SYNC_INTERVAL`, whatever has changed.
 
 Other beats name the one that told it last (`Beat.told`), and those who hear them go on with

@@ -7,7 +7,9 @@ from collections import Counter
 
 import pytest
 
+from swarm.actors.sending import Sender
 from swarm.bus.base import Handler, Message, headers_size
+from swarm.bus.nats_link import NatsLink
 from swarm.errors import BusTimeout, BusUnavailable, NoResponders, PayloadTooLarge
 from tests.conformance.worlds import Seen, World, ignore, outcome, settled
 
@@ -40,6 +42,41 @@ async def test_messages_of_one_publisher_stay_in_order(world: World) -> None:
         await sender.publish(world.subject(f"n{number % 3}"), str(number).encode())
     arrived = [int(message.data) for message in await seen.count(2000)]
     assert arrived == list(range(2000))
+
+
+async def test_what_is_sent_together_arrives_in_order_but_for_what_cannot_be_sent(
+    world: World,
+) -> None:
+    """Subjects that are new and known, small messages and large ones, and one that is none."""
+    sender, receiver = await world.connect("s"), await world.connect("r")
+    send = Sender(sender)
+    seen: Seen[Message] = Seen()
+    await receiver.subscribe(world.subject(">"), seen)
+    messages = [
+        (world.subject(f"n{number % 7}"), b"%d " % number + b"x" * (6000 * (number % 11 == 0)))
+        for number in range(400)
+    ]
+    too_large = b"x" * (sender.max_payload + 1)
+    await send.all([*messages, (messages[0][0], too_large), *messages])
+    arrived = await seen.count(800)
+    assert [(one.subject, one.data) for one in arrived] == [*messages, *messages]
+    assert send.failed == 1
+
+
+async def test_as_many_as_said_of_what_is_usual_are_sent(world: World) -> None:
+    sender, receiver = await world.connect("s"), await world.connect("r")
+    seen: Seen[Message] = Seen()
+    await receiver.subscribe(world.subject(">"), seen)
+    known, new = world.subject("known"), world.subject("new")
+    await sender.publish(known, b"0")
+    sent = sender.publish_usual([(known, b"1"), (known, b"2"), (new, b"3"), (known, b"4")])
+    # In memory a closer look costs nothing, so that each is sent by `publish`.
+    assert sent == (2 if isinstance(sender, NatsLink) else 0), "those before the first new one"
+    await sender.publish(known, b"end")
+    arrived = [one.data for one in await seen.count(sent + 2)]
+    assert arrived == [b"0", *[b"1", b"2"][:sent], b"end"]
+    await sender.close()
+    assert sender.publish_usual([(known, b"5")]) == 0
 
 
 async def test_a_sender_hears_itself(world: World) -> None:
