@@ -146,6 +146,12 @@ class Prioritizing(Mechanism):
                 if passed[0] != name or passed[1] < folded.decided_at_s
             ]
 
+    def on_boot(self, node: str) -> None:
+        """What the process before had opened, this one has not."""
+        for shard in list(self._opened_at_s):
+            if self.scene.truth.shard(shard).coordinator == node:
+                del self._opened_at_s[shard]
+
     def _look_elsewhere(self, folded: Folded, claimed: str) -> None:
         """A free slot was used here: other shards of the owner have nothing far more urgent."""
         truth, now_s = self.scene.truth, self.scene.clock()
@@ -167,7 +173,7 @@ class Prioritizing(Mechanism):
     def at_end(self) -> None:
         """Who was passed over was not about to be moved: that takes a moment in which it waits."""
         for name, at_s, claimed in self._passed_over:
-            opened_at_s = self._opened_at_s[parse_item_id(name)[0]]
+            opened_at_s = self._opened_at_s.get(parse_item_id(name)[0], at_s)
             if not at_s < opened_at_s < at_s + SETTLED_S:
                 self.scene.verdict.broken(
                     f"[6] {claimed} was claimed at {at_s:.3f} s; more urgent, in another shard of "
