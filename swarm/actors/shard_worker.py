@@ -16,9 +16,10 @@ import structlog
 from swarm.actors.actor import Actor, Mailbox
 from swarm.actors.answers import Answers, error_reply
 from swarm.actors.counting import Counting
-from swarm.actors.deciding import Deciding, numbers_of
+from swarm.actors.deciding import Deciding
 from swarm.actors.finished import FinishedItems
 from swarm.actors.keeping import Keeping
+from swarm.actors.lapsing import Lapsing
 from swarm.actors.requests import Request
 from swarm.actors.sending import let_out, unsubscribe
 from swarm.actors.serving import EVENT_BYTES, Serving
@@ -28,6 +29,7 @@ from swarm.bus.base import Message, Subscription
 from swarm.bus.log import FencedLog
 from swarm.core import decide
 from swarm.core.edge_book import EdgeBook
+from swarm.core.grouping import Grouping
 from swarm.core.leases import Leases
 from swarm.core.shard import Shard
 from swarm.core.usage import UsageCounter
@@ -36,9 +38,6 @@ from swarm.messages import ShardStats
 from swarm.subjects import reply_allowed, sender_of, verb_of
 
 log = structlog.get_logger()
-
-#: Most leases given up in one round.
-LAPSES_MAX = 200
 
 
 class ShardWorker(Actor):
@@ -57,8 +56,7 @@ class ShardWorker(Actor):
         self._log_time_off_s = around.server_clock.now() - self._clock()
         self._leases = Leases()
         self._subscription: Subscription | None = None
-        self._deaf = self._ticked = False
-        self._reconnects = around.bus.reconnects
+        self._ticked = False
         self._map_version = fenced.map_version
         settings = around.settings
         self._finished = FinishedItems(
@@ -103,7 +101,12 @@ class ShardWorker(Actor):
         self.ready: dict[str, int] = dict(shard.lanes.ready)
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
-        self._restart_leases(self._clock())
+        self._lapsing = Lapsing(
+            around.bus, shard, self._leases, self._deciding, self._clock, around.hearing
+        )
+        #: Unlike the loop's clock it goes on while something is being decided.
+        self._wall = around.runtime.wall
+        self._grouping = Grouping()
 
     @property
     def number(self) -> int:
@@ -208,7 +211,7 @@ class ShardWorker(Actor):
     def _refuse_now(self, request: Request, refusal: Refusal) -> None:
         """The sender is told at once, as nothing of the request was looked at."""
         # An agent that was not listened to has been heard of all the same.
-        self._deaf = self._deaf or request.verb == "heartbeat"
+        self._lapsing.deaf = self._lapsing.deaf or request.verb == "heartbeat"
         if request.reply:
             self._around.send.soon(request.reply, error_reply(refusal))
 
@@ -217,7 +220,9 @@ class ShardWorker(Actor):
     async def _run(self) -> None:
         try:
             while True:
+                since = self._wall()
                 await self._mailbox.wait()
+                self._grouping.idle_s = self._wall() - since
                 more = True
                 while more:
                     async with self.turn:
@@ -260,18 +265,22 @@ class ShardWorker(Actor):
         room = self._bus.max_payload * 7 // 8
         # First: what comes after its time must not count.
         self._deciding.look_after_time(batch, answers)
-        used = self._decide_requests(batch, answers)
-        self._look_after_leases(batch, answers, ticked)
+        # A tick looks at leases, for which all heartbeats must be in.
+        claimed = self._shard.tally.counts["claimed"]
+        part = 0 if ticked else self._grouping.part(len(self._mailbox), claimed)
+        used = self._decide_requests(batch, answers, part or self._around.settings.batch_size)
+        self._lapsing.look(batch, answers, in_full=ticked and not self._mailbox)
         used += self._keeping.say(batch, used, room - used, ticked)
         # Again: what has come, or come back, may have a deadline that is over.
         self._deciding.look_after_time(batch, answers)
         self._deciding.tell_asked(batch, answers)
-        self._serving.serve(batch, answers, room - used)
+        # As many claims as requests: who is answered in the next round is served in it, too.
+        self._serving.serve(batch, answers, min(room - used, EVENT_BYTES * (part or room)))
         self._deciding.tell_edges(batch, answers, ticked)
         if not batch.events and not answers and not (ticked and self._proof_is_old()):
             self._counting.walk(0, ticked=ticked, as_of=self.sequence)
             self._counting.durable(ticked=ticked)
-            return False
+            return bool(self._mailbox)
         started = self._clock()
         append = asyncio.ensure_future(self._fenced.append(batch.events, batch.now, batch.format))
         try:
@@ -282,7 +291,9 @@ class ShardWorker(Actor):
             settled = self._deciding.settled(batch.events)
             self._serving.count()
             self._counting.walk(len(batch.events), ticked=ticked, as_of=self.sequence + 1)
+            waits = self._wall()
             seq = await append
+            self._grouping.logged(self._wall() - waits)
         finally:
             if not append.done():
                 append.cancel()
@@ -327,12 +338,12 @@ class ShardWorker(Actor):
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3
 
-    def _decide_requests(self, batch: decide.Batch, answers: Answers) -> int:
+    def _decide_requests(self, batch: decide.Batch, answers: Answers, most: int) -> int:
         """As many requests as fit into one entry; returns the bytes that they may take."""
         take, pop, texts = self._deciding.take, self._mailbox.pop, 0
         # The largest request takes half of an entry, so this leaves room for slots.
         room = self._bus.max_payload // 4
-        for _ in range(min(len(self._mailbox), self._around.settings.batch_size)):
+        for _ in range(min(len(self._mailbox), most)):
             if EVENT_BYTES * len(batch.events) + texts > room:
                 break
             request = pop()
@@ -349,43 +360,6 @@ class ShardWorker(Actor):
             self._leases.restart(now)
         self.ready = dict(self._shard.lanes.ready)
         self._keeping.durable(self._fenced.entry_bytes, batch.now, batch.format)
-
-    # --- agents ----------------------------------------------------------------------------
-
-    def _look_after_leases(self, batch: decide.Batch, answers: Answers, ticked: bool) -> None:
-        """Give up what lapsed; NATS trouble restarts all leases instead."""
-        now = self._clock()
-        if not self._around.hearing():
-            self._deaf = True
-            return
-        if self._deaf or self._bus.reconnects != self._reconnects:
-            self._deaf, self._reconnects = False, self._bus.reconnects
-            self._restart_leases(now)
-        if not ticked or self._mailbox:
-            # A heartbeat may wait among what was not decided yet.
-            return
-        shard = self._shard
-        # What this batch has ended, or claimed anew, is not what the lease was for.
-        touched = {number for event in batch.events for number in numbers_of(event)}
-        lapsed = [number for number in self._leases.lapsed(now) if number not in touched]
-        del lapsed[LAPSES_MAX:]
-        mass = bool(lapsed) and self._leases.is_mass(shard.held.values(), now)
-        for number in lapsed:
-            trouble = mass or self._leases.is_unheard(number)
-            cause: decide.TakenBack = "trouble" if trouble else "lapsed"
-            decide.give_up(shard, number, cause, "its agent fell silent", batch)
-        for number in self._leases.stalled(now)[:LAPSES_MAX]:
-            hold = shard.items[number].hold
-            if hold is not None and number not in touched:
-                decide.give_up(shard, number, "stalled", "its agent made no progress", batch)
-                self._deciding.stop_holder(number, hold, "it made no progress in time", answers)
-
-    def _restart_leases(self, now: float) -> None:
-        """Nobody could be heard for a while: all leases run anew, in full."""
-        for number, hold in self._shard.holds():
-            if number not in self._leases:
-                self._deciding.begin_lease(number, hold, now)
-        self._leases.restart(now)
 
     # --- upkeep ------------------------------------------------------------------------------
 

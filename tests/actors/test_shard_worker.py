@@ -373,3 +373,34 @@ def test_an_item_that_comes_after_its_deadline_is_not_handed_out() -> None:
         assert agent.assigned() == []
 
     on_cluster(scenario, settings=ONE_SHARD)
+
+
+def test_agents_that_all_come_back_together_are_served_in_two_groups() -> None:
+    """And each half of them with as many new items as it has completed."""
+    agents = 100
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach(concurrency=agents)
+        await cluster.swarm.submit_many([{"work_type": "build"}] * 40 * agents)
+        await agent.next(agents)
+        halved: list[int] = []
+        for turn in range(30):
+            await until(lambda: len(agent.assigned()) == (turn + 1) * agents)  # noqa: B023
+            # At work: the shard has nothing to do meanwhile.
+            await pass_time(0.02)
+            before = len(agent.work)
+            mine = agent.assigned()[turn * agents :]
+            ids = cluster.runtime(1000 + turn)
+            await agent.next(agents, *(Complete(ids.new_id(), *one) for one in mine))
+            await until(lambda: len(agent.assigned()) == (turn + 2) * agents)  # noqa: B023
+            parts = [(len(work.acks), len(work.items)) for work in agent.work[before:]]
+            assert parts in ([(100, 100)], [(50, 50), (50, 50)])
+            halved.append(len(parts) == 2)
+        assert not halved[0], "nothing is known of this shard's waits"
+        # Halving them makes the shard wait less for its agents, and then it is not worth it.
+        assert 5 < sum(halved) < 25
+        assert all(not ack.error for work in agent.work for ack in work.acks)
+
+    on_cluster(scenario, settings=ONE_SHARD)
