@@ -1,4 +1,4 @@
-"""What all sections use: two servers, session after session, one at a time."""
+"""What all sections use: servers, and session after session, one at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from bench import machine
-from bench.plan import SYNC, Job, Measured, System, Workload
+from bench.plan import PLAIN, SYNC, Job, Measured, System, Workload
 from bench.results import Session
-from bench.servers import Server, both
+from bench.servers import Server, for_others, started
 from bench.session import run_session
 
 #: Of a session's items, this part is done before the clock starts.
@@ -73,9 +73,10 @@ class Env:
 
         `job`: what else the load is told.  `name`: of the workload in the results.
         """
+        at = for_others(server) if system == PLAIN else server
         job = msgspec.structs.replace(
             job or Job("", "", 0, 0, 0, 0, 0),
-            url=self.servers[server].url,
+            url=self.servers[at].url,
             prefix=self.new_prefix(),
             shards=system.shards,
             agents=workload.agents,
@@ -84,8 +85,8 @@ class Env:
             warm=int(items * WARM),
         )
         probe_ms = machine.probe_ms()
-        measured = await run_session(system, job, self.servers[server].pid, self.directory, load)
-        await self.forget(server, job.prefix)
+        measured = await run_session(system, job, self.servers[at].pid, self.directory, load)
+        await self.forget(at, job.prefix)
         session = session_of(
             number, system.name, name or workload.name, items, measured, probe_ms, server
         )
@@ -139,7 +140,7 @@ def tell(session: Session, what: str) -> None:
 @asynccontextmanager
 async def environment(options: Options, directory: Path) -> AsyncIterator[Env]:
     """Servers, and a client of each."""
-    async with both(directory) as servers:
+    async with started(directory) as servers:
         clients = {name: await nats.connect(server.url) for name, server in servers.items()}
         try:
             yield Env(options, servers, clients, directory)

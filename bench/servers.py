@@ -1,4 +1,8 @@
-"""The two nats-servers of a run: as `swarm up` starts one, and with NATS's own defaults."""
+"""The nats-servers of a run: as `swarm up` starts one, and with NATS's own defaults.
+
+And one for those who do without us: it syncs always, and for the rest has NATS's defaults, which
+suit them better than what `swarm up` does to leave cores to coordinators.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +45,21 @@ class Server(Protocol):
         """Its process."""
 
 
-class DefaultServer:
-    """nats-server with JetStream, file storage and no setting of ours."""
+#: The server on which others are measured where ours is on `SYNC`.
+SYNC_BARE = "sync, bare"
 
-    def __init__(self) -> None:
+
+def for_others(server: str) -> str:
+    """Where others run when we run on `server`."""
+    return SYNC_BARE if server == SYNC else server
+
+
+class DefaultServer:
+    """nats-server with JetStream, file storage and no setting of ours but `sync_always`."""
+
+    def __init__(self, *, sync_always: bool = False) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._sync_always = sync_always
         self.url = ""
 
     @property
@@ -57,6 +71,10 @@ class DefaultServer:
     async def start(self, directory: Path) -> None:
         """Return once it listens; raises `Failed`.  The server makes the directory."""
         command = [find_binary(), "-js", "-sd", str(directory), "-a", "127.0.0.1", "-p", "-1"]
+        if self._sync_always:
+            config = directory.with_suffix(".conf")
+            config.write_text("jetstream { sync_interval: always }\n", "utf-8")
+            command += ["-c", str(config)]
         command += ["--ports_file_dir", str(directory), "-l", f"{directory}.log"]
         self._process = leashed(command)
         give_up_at = time.monotonic() + START_S
@@ -91,13 +109,15 @@ def _urls(directory: Path) -> str:
 
 
 @asynccontextmanager
-async def both(directory: Path) -> AsyncIterator[dict[str, Server]]:
-    """Both, by name (`SYNC`, `NO_SYNC`): the one that is not used does next to nothing."""
-    sync, default = EmbeddedServer(), DefaultServer()
+async def started(directory: Path) -> AsyncIterator[dict[str, Server]]:
+    """All, by name (`SYNC`, `NO_SYNC`, `SYNC_BARE`): one that is not used does next to nothing."""
+    sync, default, bare = EmbeddedServer(), DefaultServer(), DefaultServer(sync_always=True)
     try:
         await sync.start(directory / SYNC, port=0)
         await default.start(directory / NO_SYNC)
-        yield {SYNC: sync, NO_SYNC: default}
+        await bare.start(directory / "bare")
+        yield {SYNC: sync, NO_SYNC: default, SYNC_BARE: bare}
     finally:
+        await bare.stop()
         await default.stop()
         await sync.stop()

@@ -25,6 +25,7 @@ from bench.plan import BATCH, LIMIT, NO_SYNC, ONE_200, OURS, PLAIN, SYNC, Job, M
 from bench.probing import percentile
 from bench.results import Session
 from bench.running import WARM, Env, session_of, tell
+from bench.servers import for_others
 
 APPS = Path(__file__).resolve().parent / "apps"
 #: Submitted on a schedule after the others.
@@ -139,12 +140,12 @@ class _Bench:
         url, pid = (
             (self._redis.url, self._redis.pid)
             if broker == REDIS and self._redis is not None
-            else (env.servers[broker].url, env.servers[broker].pid)
+            else (env.servers[for_others(broker)].url, env.servers[for_others(broker)].pid)
         )
         run = _Run(peer, self._environments[peer.name], url, pid, prefix, env.directory)
         measured = await run.measure(items, paced)
         if broker != REDIS:
-            await env.forget(broker, prefix)
+            await env.forget(for_others(broker), prefix)
         session = session_of(number, peer.name, ONE_200.name, items, measured, probe_ms, broker)
         self._trial.setdefault((peer.name, broker), session.rate)
         tell(session, peer.title)

@@ -2,13 +2,15 @@
 
 It listens on loopback only, keeps its data in one directory (`data_dir`), and acknowledges
 nothing before it is on the disk (`sync_interval: always`).  It uses no more of the disk than
-it is told to, and is started anew after the disk was full all the same (`disk`).  When this
-process is killed, the server is killed, too (`leash`); its data is made for that.
+it is told to, and is started anew after the disk was full all the same (`disk`).  It leaves
+cores to those whom it serves (`_spawn`).  When this process is killed, the server is killed, too
+(`leash`); its data is made for that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import shutil
@@ -42,6 +44,9 @@ LOG: Final = "nats-server.log"
 ERRORS: Final = "nats-server.err"
 LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 TAIL_LINES: Final = 5
+
+#: On a machine with more cores than this it may use all of them.
+FEW_CORES: Final = 4
 
 Leash = Literal["signal", "watch"]
 
@@ -206,17 +211,20 @@ class EmbeddedServer:
         assert self._data is not None, "the directory comes first"
         leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), self._leash]
         with (directory / ERRORS).open("wb") as errors:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*leashed, program, "--config", str(directory / CONFIG)],
                 stdin=subprocess.PIPE if self._leash == "watch" else subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
                 cwd=directory,
+                env=_surroundings(),
                 # Ctrl-C is for us; we stop the server when everybody else is through with it.
                 start_new_session=True,
                 # It holds the lock, too: a directory is free when its server is gone.
                 pass_fds=(self._data.lock,),
             )
+        _be_patient(process.pid)
+        return process
 
     async def _ready(self, directory: Path, log_start: int, host: str, port: int) -> str:
         """Its URL, once it listens."""
@@ -235,6 +243,31 @@ class EmbeddedServer:
             if clock() > deadline:
                 raise _failed(directory, log_start, "it did not get ready", host, port)
             await asyncio.sleep(POLL_S)
+
+
+def _surroundings() -> dict[str, str]:
+    """Of few cores the server uses half at once, unless GOMAXPROCS says otherwise.
+
+    The rest is for the processes that it serves.  With as many threads as cores it keeps
+    interrupting them, to hand each message from one thread of its own to the next: on two
+    cores a coordinator did 11 % less, and the server took 25 % more CPU time an item (ADR 10).
+    """
+    surroundings = dict(os.environ)
+    cores = os.cpu_count() or 1
+    if cores <= FEW_CORES:
+        surroundings.setdefault("GOMAXPROCS", str(max(1, cores // 2)))
+    return surroundings
+
+
+def _be_patient(pid: int) -> None:
+    """It runs when a core is free or its turn has come; it interrupts nobody (ADR 10).
+
+    Threads that it will have do as this one does.
+    """
+    if sys.platform == "linux":
+        # Where that is forbidden, or the process has ended already, all works as well.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _check_address(host: str, port: int) -> None:
