@@ -45,6 +45,7 @@ from swarm.messages import (
     SubmitReply,
     Work,
 )
+from swarm.runtime import Runtime
 from swarm.subjects import Subjects
 
 PREFIX = "swarm"
@@ -127,7 +128,11 @@ class Bench:
         """Return once all shards are open."""
         self._bus = await StandInBus.make(COORDINATOR, PREFIX)
         map_ = await shard_map.agree(self._bus, self._settings)
-        self._coordinator = Coordinator(self._bus, self._settings, COORDINATOR, map_)
+        loop = asyncio.get_running_loop()
+        ahead_s = time.time() - loop.time()
+        # A wall clock that stands still with the loop's.
+        runtime = Runtime(wall=lambda: ahead_s + loop.time())
+        self._coordinator = Coordinator(self._bus, self._settings, COORDINATOR, map_, runtime)
         await self._coordinator.start()
         async with asyncio.timeout(READY_S):
             while True:

@@ -232,7 +232,7 @@ class Intake:
         session = claim_session(recall.command_id)
         # A hint only, as it may tell of what is not durable yet: the shard itself answers the
         # claim, in its turn.
-        held = [worker.number for worker in self._shards if worker.knows(sender, session)]
+        held = [worker.number for worker in self._shards if (sender, session) in worker.holders]
         if message.reply:
             self._say(message.reply, _encode(Recalled(self._shards.owned(), held)))
 
@@ -247,8 +247,9 @@ class Intake:
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for work_item_id, token in heartbeat.held:
             by_shard.setdefault(parse_item_id(work_item_id)[0], []).append((work_item_id, token))
+        holder = sender, heartbeat.session
         for worker in self._shards:
-            listed = by_shard.get(worker.number, [])
-            if listed or worker.knows(sender, heartbeat.session):
+            if holder in worker.holders or worker.number in by_shard:
+                listed = by_shard.get(worker.number, [])
                 part = msgspec.structs.replace(heartbeat, held=listed)
                 worker.put(Request("heartbeat", sender, part))

@@ -9,7 +9,7 @@ appends an empty entry: a deposed owner that does not know it must not answer fr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import structlog
 
@@ -99,6 +99,8 @@ class ShardWorker(Actor):
         self.turn = asyncio.Lock()
         #: Ready items by work type, as of the last durable batch.
         self.ready: dict[str, int] = dict(shard.lanes.ready)
+        #: Who holds something here, as (agent, session).
+        self.holders: Container[tuple[str, str]] = shard.held
         #: Requests dropped for a reply subject that is not the sender's inbox.
         self.bad_replies = 0
         self._lapsing = Lapsing(
@@ -193,10 +195,6 @@ class ShardWorker(Actor):
         if any(map(self.ready.get, work_types)):
             self._mailbox.wake()
 
-    def knows(self, agent: str, session: str) -> bool:
-        """Whether the session holds anything here."""
-        return (agent, session) in self._shard.held
-
     # --- intake -----------------------------------------------------------------------
 
     def _on_message(self, message: Message) -> None:
@@ -265,9 +263,7 @@ class ShardWorker(Actor):
         room = self._bus.max_payload * 7 // 8
         # First: what comes after its time must not count.
         self._deciding.look_after_time(batch, answers)
-        # A tick looks at leases, for which all heartbeats must be in.
-        claimed = self._shard.tally.counts["claimed"]
-        part = 0 if ticked else self._grouping.part(len(self._mailbox), claimed)
+        part = self._part(ticked)
         used = self._decide_requests(batch, answers, part or self._around.settings.batch_size)
         self._lapsing.look(batch, answers, in_full=ticked and not self._mailbox)
         used += self._keeping.say(batch, used, room - used, ticked)
@@ -315,6 +311,14 @@ class ShardWorker(Actor):
         # What comes with time alone is looked at with a tick.
         waits = self._ticked or self._mailbox or self._keeping.archived
         return bool(waits or self._serving.wanted())
+
+    def _part(self, ticked: bool) -> int:
+        """How many of the requests that wait are decided now; 0: all."""
+        # A tick looks at leases, for which all heartbeats must be in.  And while one of several
+        # shards waits for its agents, the others are at work.
+        if ticked or not self._serving.place.alone:
+            return 0
+        return self._grouping.part(len(self._mailbox), self._shard.tally.counts["claimed"])
 
     def _new_batch(self) -> decide.Batch:
         around = self._around

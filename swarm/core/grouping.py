@@ -3,6 +3,8 @@
 Agents whose requests are decided together are answered together, and so come back together.
 Once all of them do, the shard waits for the agents and then the agents for the shard.  In two
 groups one is served while the other works, which costs one more wait for the log.
+
+For a shard that is alone at its coordinator; several do it by being several.
 """
 
 from __future__ import annotations

@@ -54,12 +54,17 @@ class Members:
         if beat.owns or beat.sessions:
             self._heirless.append(beat.coordinator)
 
+    def is_live(self, name: str, now: float) -> bool:
+        """Whether this one was heard of within the time to be missed."""
+        heard = self._heard.get(name)
+        return heard is not None and now - heard.at <= self._missed_s
+
     def live(self, now: float) -> dict[str, Beat]:
-        """Latest beat of everybody heard of within the time to be missed, by name."""
+        """Latest beat of everybody who lives, by name."""
         return {
             name: heard.beat
             for name, heard in sorted(self._heard.items())
-            if now - heard.at <= self._missed_s
+            if self.is_live(name, now)
         }
 
     def missed_in(self, now: float) -> float:

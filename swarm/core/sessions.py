@@ -124,17 +124,17 @@ class Sessions:
             self._pool.detach(agent, session)
             # What told it to end may have been lost.
             return self._superseded(agent) if heartbeat.coordinator == self._me else None
-        known = live if live is not None and same else _Live(session, "", now)
-        self._live[agent] = _Live(
-            session, heartbeat.coordinator, now, known.takeover, known.replaced
-        )
+        if live is None or not same:
+            live = self._live[agent] = _Live(session, heartbeat.coordinator, now)
+        live.coordinator, live.heard_at = heartbeat.coordinator, now
         if heartbeat.coordinator == self._me:
             slots = self._pool.attach(agent, session, heartbeat.work_types, now)
             self._pool.update(slots, heartbeat.number, heartbeat.slots, heartbeat.received, now)
             return None
         self._pool.detach(agent, session)
-        beats = self._members.live(now)
-        if heartbeat.coordinator in beats or not self._adopts(agent, beats):
+        if self._members.is_live(heartbeat.coordinator, now):
+            return None
+        if not self._adopts(agent, self._members.live(now)):
             return None
         return Control("reattach", reason=f"{heartbeat.coordinator} is not alive")
 
