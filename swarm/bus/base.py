@@ -77,7 +77,6 @@ class Storage(Struct, frozen=True):
 #: Called in the bus's own task for every message: must be quick and must not raise.
 #: Actors put the message into their mailbox and return.
 Handler = Callable[[Message], None]
-EntryHandler = Callable[[Entry], None]
 
 
 class Subscription(Protocol):
@@ -191,14 +190,6 @@ class Bus(Protocol):
         nothing; it shows the log as it was at one moment, so one that has applied a purge
         has every entry that was stored before the purge.  Raises `LogMissing`, `BusTimeout`,
         `BusUnavailable`.
-        """
-        ...
-
-    async def follow(self, log: str, from_seq: int, handler: EntryHandler) -> Subscription:
-        """Every entry with ``seq >= from_seq`` in order, then new ones as they are stored.
-
-        Best effort: an entry may be missing (purged under a slow reader); the reader
-        finds out by the envelope's `previous` and starts over.
         """
         ...
 

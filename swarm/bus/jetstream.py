@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swarm.bus.base import Entry, EntryHandler, LogInfo, StateValue, Storage, Subscription
+from swarm.bus.base import Entry, LogInfo, StateValue, Storage
 from swarm.bus.disk import free_bytes
 from swarm.bus.jetstream_api import (
     NO_STREAM,
@@ -25,7 +25,6 @@ from swarm.bus.jetstream_api import (
     stream_of,
 )
 from swarm.bus.jetstream_calls import TRY_AGAIN_S, JetStreamLink
-from swarm.bus.jetstream_follow import Follower
 from swarm.bus.jetstream_read import Page, read_page
 from swarm.bus.jetstream_records import Records
 from swarm.bus.jetstream_state import SharedState
@@ -126,7 +125,6 @@ class JetStreamBus(JetStreamLink):
         self._state = SharedState(self, prefix, replicas)
         self._records = Records(self, replicas)
         self._streams: dict[str, str] = {}
-        self._followers: dict[Follower, None] = {}
 
     # --- logs ---
 
@@ -160,12 +158,6 @@ class JetStreamBus(JetStreamLink):
         request = Page.request(from_seq, limit)
         deadline = self._loop.time() + CALL_TIMEOUT_S
         return await read_page(self, log, self._stream(log), request, deadline)
-
-    async def follow(self, log: str, from_seq: int, handler: EntryHandler) -> Subscription:
-        """See `Bus.follow`; raises `LogMissing`, `BusTimeout`, `BusUnavailable`."""
-        follower = Follower(self, log, stream_of(log), from_seq, handler, self._followers)
-        await follower.start()
-        return follower
 
     async def log_info(self, log: str) -> LogInfo:
         """See `Bus.log_info`: as the log's leader sees it."""
@@ -284,16 +276,6 @@ class JetStreamBus(JetStreamLink):
     async def state_update(self, key: str, value: bytes, revision: int) -> bool:
         """See `Bus.state_update`; raises `BusTimeout`: then it may have been stored."""
         return await self._state.update(key, value, revision)
-
-    def _reconnected(self) -> None:
-        # The consumers of a server that was restarted are gone, and others have gaps.
-        for follower in self._followers:
-            follower.renew()
-
-    async def close(self) -> None:
-        """See `Bus.close`."""
-        await asyncio.gather(*(follower.unsubscribe() for follower in list(self._followers)))
-        await super().close()
 
 
 def _append_error(what: str, log: str, expected_seq: int, error: ApiError) -> BusError:

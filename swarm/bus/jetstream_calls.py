@@ -35,11 +35,9 @@ _decode_reply = msgspec.json.Decoder(Reply).decode
 class JetStreamLink(NatsLink):
     """A link whose server has JetStream."""
 
-    async def api(
-        self, what: str, request: str, body: object = None, timeout_s: float = CALL_TIMEOUT_S
-    ) -> Reply:
+    async def api(self, what: str, request: str, body: object = None) -> Reply:
         """Have JetStream do something; raises what `api_error` says when it refuses."""
-        reply = await self.api_reply(what, request, body, timeout_s)
+        reply = await self.api_reply(what, request, body)
         if reply.error is not None:
             raise api_error(what, reply.error)
         return reply

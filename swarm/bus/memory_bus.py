@@ -8,19 +8,15 @@ from typing import TypeVar
 
 from swarm.bus.base import (
     Entry,
-    EntryHandler,
     LogInfo,
     StateValue,
     Storage,
-    Subscription,
     check_record_age,
     check_record_key,
     check_size,
 )
-from swarm.bus.memory_follow import Follower
 from swarm.bus.memory_link import MemoryLink, Server
 from swarm.bus.memory_node import Node
-from swarm.bus.memory_process import in_this_process
 from swarm.bus.memory_write import Write
 from swarm.errors import BusError, BusTimeout, OutcomeUnknown, StateMissing
 
@@ -32,7 +28,6 @@ class MemoryBus(MemoryLink):
 
     def __init__(self, server: Server, sender: str, node: Node) -> None:
         super().__init__(server, sender, node)
-        self._followers: list[Follower] = []
         #: By log or store: what one connection sends there arrives in the order it sent it.
         self._last_arrival_s: dict[str, float] = {}
 
@@ -70,20 +65,6 @@ class MemoryBus(MemoryLink):
             lambda: self._server.logs.read(log, from_seq, limit, self.node.name),
             log=True,
         )
-
-    async def follow(self, log: str, from_seq: int, handler: EntryHandler) -> Subscription:
-        """See `Bus.follow`; raises `LogMissing`, `BusTimeout`."""
-
-        def start() -> Follower:
-            target = self._server.logs.get(log)
-            return Follower(self._wire, self.node, target, from_seq, hand)
-
-        hand = in_this_process(handler)
-        follower = await self._call(f"following {log}", start, log=True)
-        # Only now: whoever was told of a time-out must not be handed entries later.
-        self._followers = [*(f for f in self._followers if not f.closed), follower]
-        follower.start()
-        return follower
 
     async def log_info(self, log: str) -> LogInfo:
         """See `Bus.log_info`."""
@@ -252,15 +233,3 @@ class MemoryBus(MemoryLink):
         self._wire.note(kind, self.node.name, label, data)
         self.node.leave(self, len(data), write.set_out)
         return await self._wait(answer, timeout_s, what, unknown)
-
-    # --- for the node ---
-
-    def catch_up(self) -> None:
-        """The logs are within reach again."""
-        for follower in self._followers:
-            follower.wake()
-
-    def _stop_followers(self) -> None:
-        for follower in self._followers:
-            follower.stop()
-        self._followers.clear()

@@ -55,12 +55,10 @@ class Faults:
 
     # Logs: reading.
 
-    #: A read misses up to `lag_max` of the newest entries; a follower gets an entry
-    #: `lag_s` late, and all after it no sooner.
+    #: A read misses up to `lag_max` of the newest entries.
     read_lag: float = 0.0
     lag_max: int = 5
-    lag_s: Range = (0.01, 1.0)
-    #: A read, or a follower before an entry, loses up to `gap_max` entries in a row.
+    #: A read loses up to `gap_max` entries in a row.
     gap: float = 0.0
     gap_max: int = 2
 

@@ -207,7 +207,6 @@ class MemoryLink:
         self.deafen()
         for receiver in list(self._receivers.values()):
             self._forget(receiver)
-        self._stop_followers()
         self._buffer.clear()
         self.node.connections.remove(self)
         if self.node.dead:
@@ -238,14 +237,6 @@ class MemoryLink:
         """The server has dropped the connection and its subscriptions."""
         for receiver in self._receivers.values():
             self._switch.unsubscribe(receiver)
-        if self.node.dead:
-            self._stop_followers()
-
-    def catch_up(self) -> None:
-        """The logs are within reach again."""
-
-    def _stop_followers(self) -> None:
-        """The connection has come to its end."""
 
     # --- waiting for the server ---
 

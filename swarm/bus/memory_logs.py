@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from swarm.bus.base import Entry, LogInfo
 from swarm.bus.memory_disk import Disk
@@ -21,26 +20,13 @@ PurgeHook = Callable[[str, int, str], None]
 ENTRY_BYTES = 130
 
 
-class Wakes(Protocol):
-    """Whoever wants to know of new entries."""
-
-    def wake(self) -> None:
-        """There may be something new."""
-        ...
-
-
 class MemoryLog:
-    """One log: what is stored, and who follows it."""
+    """One log: what is stored, and what it may take."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bytes_max: int) -> None:
         self.name = name
-        self.followers: list[Wakes] = []
         #: What the entries may take (0: no limit of its own).
-        self.bytes_max = 0
-        self.clear()
-
-    def clear(self) -> None:
-        """Be as new."""
+        self.bytes_max = bytes_max
         self.first_seq = 1
         #: The entry with sequence n is at n - `first_seq`.
         self.entries: list[Entry] = []
@@ -54,11 +40,6 @@ class MemoryLog:
     def last_seq(self) -> int:
         """Of the newest entry ever stored; 0 when there was none."""
         return self.first_seq + len(self.entries) - 1
-
-    def entry(self, seq: int) -> Entry:
-        """The entry at `seq`, which is neither purged nor still to come."""
-        assert seq >= self.first_seq, f"{self.name}: {seq} was purged"
-        return self.entries[seq - self.first_seq]
 
     def size_of(self, data: bytes) -> int:
         """What an entry takes, about as on a real server's disk."""
@@ -86,22 +67,16 @@ class Logs:
         self._wall = wall
         self._disk = disk
         self._logs: dict[str, MemoryLog] = {}
-        self._deleted: dict[str, MemoryLog] = {}
 
     def create(self, log: str, max_bytes: int) -> None:
         """Make the log unless it exists."""
         if log not in self._logs:
-            # Who followed a log that was deleted follows its successor.
-            before = self._deleted.pop(log) if log in self._deleted else None
-            target = self._logs[log] = before if before is not None else MemoryLog(log)
-            target.bytes_max = max_bytes
+            self._logs[log] = MemoryLog(log, max_bytes)
 
     def delete(self, log: str) -> None:
         """Forget the log, as if it had never been; raises `LogMissing`."""
-        target = self._deleted[log] = self.get(log)
+        self._disk.give(self.get(log).bytes)
         del self._logs[log]
-        self._disk.give(target.bytes)
-        target.clear()
         self._wire.note("deleted", "", log)
 
     def names(self) -> list[str]:
@@ -149,8 +124,6 @@ class Logs:
         self._wire.note("stored", node, f"{log}#{entry.seq}", data)
         for hook in self.on_append:
             self._wire.guard(hook, log, entry, node)
-        for follower in target.followers:
-            follower.wake()
         return entry.seq
 
     def purge(self, log: str, below_seq: int, node: str) -> None:

@@ -61,10 +61,6 @@ class Connection(Protocol):
         """The server has dropped the connection and its subscriptions."""
         ...
 
-    def catch_up(self) -> None:
-        """The logs are within reach again: go on following them."""
-        ...
-
 
 class Node:
     """See the module.  All methods but `enter`, `leave` and `due` are for tests to call."""
@@ -345,7 +341,6 @@ class Node:
         self._wire.note("reconnect", self.name, "", f"number {self.reconnects}")
         for connection in self.connections:
             connection.listen()
-            connection.catch_up()
 
     # --- crash, log cut ---
 
@@ -372,5 +367,3 @@ class Node:
             return
         self._wire.note("mend log", self.name, "")
         self.log_cut = False
-        for connection in self.connections:
-            connection.catch_up()

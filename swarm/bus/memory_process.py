@@ -7,11 +7,10 @@ every task and timer that it starts, as asyncio hands the context on.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-T = TypeVar("T")
+from swarm.bus.base import Handler, Message
 
 #: Name of the process, another one after each restart; unset outside of any.
 PROCESS: ContextVar[str] = ContextVar("process")
@@ -30,11 +29,11 @@ class Freezer(Protocol):
         ...
 
 
-def in_this_process(handler: Callable[[T], None]) -> Callable[[T], None]:
+def in_this_process(handler: Handler) -> Handler:
     """`handler`, which from wherever it is called runs as part of the present process."""
     context = contextvars.copy_context()
 
-    def handle(message: T) -> None:
+    def handle(message: Message) -> None:
         context.run(handler, message)
 
     handle.__qualname__ = getattr(handler, "__qualname__", repr(handler))

@@ -314,10 +314,6 @@ class NatsLink:
             client = await self._reconnect()
             self._reconnects += 1
             log.info("bus_reconnected", sender=self.sender, reconnects=self._reconnects)
-            self._reconnected()
-
-    def _reconnected(self) -> None:
-        """Called when the connection has been made again."""
 
     def _disconnected(self, client: NatsClient) -> None:
         """`client` is lost: buffer from now on, and fail who cannot be answered any more."""

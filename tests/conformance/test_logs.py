@@ -12,12 +12,10 @@ from swarm.errors import AppendRefused, LogMissing, OutcomeUnknown, PayloadTooLa
 from tests.conformance.worlds import (
     DEADLINE_S,
     TIMEOUT_S,
-    Seen,
     World,
     filled,
-    ignore,
     outcome,
-    settled,
+    reading,
 )
 
 
@@ -118,7 +116,6 @@ async def test_a_log_that_is_missing(world: World) -> None:
     for call in (
         bus.append(log, b"x", 0, TIMEOUT_S),
         bus.read(log, 1, 10),
-        bus.follow(log, 1, ignore),
         bus.log_info(log),
         bus.purge(log, 1),
     ):
@@ -199,69 +196,18 @@ async def test_a_page_of_large_entries_has_no_hole(world: World) -> None:
     assert all(entry.data == bytes([entry.seq - 1]) * 700_000 for entry in entries)
 
 
-# --- following -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("from_seq", [1, 4, 7])
-async def test_following_what_is_there_and_what_comes(world: World, from_seq: int) -> None:
+async def test_reading_on_while_it_grows(world: World, from_seq: int) -> None:
     writer, reader = await world.connect("w"), await world.connect("r")
     log = world.log()
     await filled(writer, log, 6)
-    seen: Seen[Entry] = Seen()
-    following = await reader.follow(log, from_seq, seen)
-    for seq in range(6, 300):
-        await writer.append(log, str(seq + 1).encode(), seq, TIMEOUT_S)
-    entries = await seen.count(301 - from_seq)
+    async with reading(reader, log, from_seq) as seen:
+        for seq in range(6, 300):
+            await writer.append(log, str(seq + 1).encode(), seq, TIMEOUT_S)
+        entries = await seen.count(301 - from_seq)
     assert [entry.seq for entry in entries] == list(range(from_seq, 301))
     assert all(entry.data == str(entry.seq).encode() for entry in entries)
-    stored = {entry.seq: entry.time for entry in await read_all(writer, log, 300)}
-    assert all(abs(entry.time - stored[entry.seq]) < 1e-5 for entry in entries)
-    await following.unsubscribe()
-
-
-async def test_following_a_log_before_its_first_entry_and_ahead_of_it(world: World) -> None:
-    bus = await world.connect()
-    log = world.log()
-    await bus.create_log(log)
-    early: Seen[Entry] = Seen()
-    ahead: Seen[Entry] = Seen()
-    await bus.follow(log, 1, early)
-    await bus.follow(log, 3, ahead)
-    for seq in range(4):
-        await bus.append(log, b"", seq, TIMEOUT_S)
-    assert [entry.seq for entry in await early.count(4)] == [1, 2, 3, 4]
-    assert [entry.seq for entry in await ahead.count(2)] == [3, 4]
-
-
-async def test_followers_do_not_disturb_one_another(world: World) -> None:
-    bus = await world.connect()
-    log = world.log()
-    await filled(bus, log, 50)
-    followers: list[Seen[Entry]] = [Seen() for _ in range(5)]
-    subscriptions = [await bus.follow(log, 1, seen) for seen in followers]
-    for seen in followers:
-        await seen.count(50)
-    await subscriptions[0].unsubscribe()
-    await bus.append(log, b"51", 50, TIMEOUT_S)
-    for seen in followers[1:]:
-        assert [entry.seq for entry in await seen.count(51)] == list(range(1, 52))
-    await settled(bus)
-    assert len(followers[0].all) == 50
-
-
-async def test_nothing_is_handed_on_after_unsubscribe(world: World) -> None:
-    writer, reader = await world.connect("w"), await world.connect("r")
-    log = world.log()
-    await filled(writer, log, 20)
-    seen: Seen[Entry] = Seen()
-    following = await reader.follow(log, 1, seen)
-    await seen.count(1)
-    await following.unsubscribe()
-    at_the_end = len(seen.all)
-    await following.unsubscribe()
-    await writer.append(log, b"late", 20, TIMEOUT_S)
-    await settled(writer, reader)
-    assert len(seen.all) == at_the_end
+    assert entries == (await read_all(writer, log, 300))[from_seq - 1 :]
 
 
 # --- clock and shared state ----------------------------------------------------------

@@ -354,12 +354,10 @@ async def test_closing_twice_and_using_it_afterwards(world: World) -> None:
     subscription = await bus.subscribe(world.subject("x"), ignore)
     log = world.log()
     await bus.create_log(log)
-    following = await bus.follow(log, 1, ignore)
     await bus.close()
     await bus.close()
     assert not bus.connected
     await subscription.unsubscribe()
-    await following.unsubscribe()
     calls = {
         "publish": bus.publish(world.subject("x"), b""),
         "request": bus.request(world.subject("x"), b"", 1.0),
@@ -368,7 +366,6 @@ async def test_closing_twice_and_using_it_afterwards(world: World) -> None:
         "create_log": bus.create_log(log),
         "append": bus.append(log, b"", 0, 1.0),
         "read": bus.read(log, 1, 1),
-        "follow": bus.follow(log, 1, ignore),
         "log_info": bus.log_info(log),
         "purge": bus.purge(log, 1),
         "create_records": bus.create_records(world.log(1), 0),

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from swarm.bus.base import Bus, Entry
+from swarm.bus.base import Bus
 from swarm.errors import AppendRefused
-from tests.conformance.worlds import DEADLINE_S, TIMEOUT_S, Seen, World, filled
+from tests.conformance.worlds import DEADLINE_S, TIMEOUT_S, World, filled, reading
 
 
 async def ends(bus: Bus, log: str) -> tuple[int, int]:
@@ -114,29 +114,27 @@ async def test_purges_of_many_at_once_leave_the_shortest(world: World) -> None:
     assert await ends(buses[0], log) == (24, 30)
 
 
-async def test_following_from_before_a_purge_begins_after_it(world: World) -> None:
+async def test_reading_on_from_before_a_purge_begins_after_it(world: World) -> None:
     bus = await world.connect()
     log = world.log()
     await filled(bus, log, 10)
     await bus.purge(log, 8)
-    seen: Seen[Entry] = Seen()
-    await bus.follow(log, 2, seen)
-    await bus.append(log, b"11", 10, TIMEOUT_S)
-    assert [entry.seq for entry in await seen.count(4)] == [8, 9, 10, 11]
+    async with reading(bus, log, 2) as seen:
+        await bus.append(log, b"11", 10, TIMEOUT_S)
+        assert [entry.seq for entry in await seen.count(4)] == [8, 9, 10, 11]
 
 
-async def test_a_purge_under_a_follower(world: World) -> None:
+async def test_reading_on_while_it_grows_and_is_purged(world: World) -> None:
     writer, reader = await world.connect("w"), await world.connect("r")
     log = world.log()
     await filled(writer, log, 5)
-    seen: Seen[Entry] = Seen()
-    await reader.follow(log, 1, seen)
-    for seq in range(5, 300):
-        await writer.append(log, str(seq + 1).encode(), seq, TIMEOUT_S)
-        if seq % 10 == 0:
-            # Right behind, so that some entries may be gone before the follower gets them.
-            await writer.purge(log, seq + 1)
-    entries = await seen.until(lambda all_: bool(all_) and all_[-1].seq == 300)
+    async with reading(reader, log) as seen:
+        for seq in range(5, 300):
+            await writer.append(log, str(seq + 1).encode(), seq, TIMEOUT_S)
+            if seq % 10 == 0:
+                # Right behind, so that some entries may be gone before the reader gets them.
+                await writer.purge(log, seq + 1)
+        entries = await seen.until(lambda all_: bool(all_) and all_[-1].seq == 300)
     order = [entry.seq for entry in entries]
     assert order == sorted(set(order))
     assert all(entry.data == str(entry.seq).encode() for entry in entries)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
 import nats
 
 from swarm.bus import jetstream
-from swarm.bus.base import Bus
+from swarm.bus.base import Bus, Entry
 from swarm.bus.memory import MemoryWorld
 from swarm.errors import BusError
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 DEADLINE_S = 10.0
 #: For an append or record that nothing stands in the way of.
 TIMEOUT_S = 5.0
+#: Between two looks at the end of a log, which nothing signals.
+POLL_S = 0.01
 
 
 class World(ABC):
@@ -150,6 +153,31 @@ async def filled(bus: Bus, log: str, count: int) -> None:
     await bus.create_log(log)
     for seq in range(count):
         assert await bus.append(log, str(seq + 1).encode(), seq, TIMEOUT_S) == seq + 1
+
+
+@asynccontextmanager
+async def reading(bus: Bus, log: str, from_seq: int = 1) -> AsyncIterator[Seen[Entry]]:
+    """What somebody sees who reads on in a log until this ends, whatever fails meanwhile."""
+    seen: Seen[Entry] = Seen()
+
+    async def read_on() -> None:
+        next_seq = from_seq
+        while True:
+            found = await outcome(bus.read(log, next_seq, 100))
+            if isinstance(found, BusError) or not found:
+                await asyncio.sleep(POLL_S)
+                continue
+            for entry in found:
+                seen(entry)
+            next_seq = found[-1].seq + 1
+
+    task = asyncio.create_task(read_on())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):  # asked for just now
+            await task
 
 
 async def settled(*buses: Bus) -> None:

@@ -15,7 +15,7 @@ from swarm.bus.jetstream import JetStreamBus, connect
 from swarm.bus.jetstream_rebuild import LogRebuild
 from swarm.errors import BusError, OutcomeUnknown, StateMissing, StorageFull
 from swarm.testing.ports import free_ports
-from tests.conformance.worlds import TIMEOUT_S, Seen, outcome
+from tests.conformance.worlds import TIMEOUT_S, outcome, reading
 from tests.integration.servers import server_with
 
 pytestmark = [pytest.mark.usefixtures("nats_binary"), pytest.mark.slow]
@@ -127,28 +127,28 @@ async def test_purges_and_records_through_every_server(nats_binary: str, tmp_pat
     async with cluster(nats_binary, tmp_path) as addresses, connected(addresses) as buses:
         await buses[0].create_log(LOG, max_bytes=2_000_000)
         await buses[1].create_records(DONE, 3600.0)
-        seen: list[Seen[Entry]] = [Seen() for _ in buses]
-        for bus, entries in zip(buses, seen, strict=True):
-            await bus.follow(LOG, 1, entries)
-        for seq in range(60):
-            assert await buses[seq % 3].append(LOG, b"%d" % seq, seq, TIMEOUT_S) == seq + 1
-            info = await buses[(seq + 1) % 3].log_info(LOG)
-            assert info.last_seq == seq + 1
-            if seq % 10 == 9:
-                await buses[(seq + 2) % 3].purge(LOG, seq)
-                # Whichever replica answers: one that has heard of the purge has everything
-                # that was stored before it.
-                for bus in buses:
-                    found = [entry.seq for entry in await bus.read(LOG, 1, 100)]
-                    assert found == list(range(found[0], found[-1] + 1))
-                    assert found[-1] == seq + 1 or found[0] < seq
-            await buses[seq % 3].put_record(DONE, "k", b"%d" % seq, TIMEOUT_S)
-            # What was put is found at once, through any server.
-            records = await buses[(seq + 1) % 3].get_records(DONE, "k")
-            assert records == [b"%d" % number for number in range(seq + 1)]
-        for entries in seen:
-            order = [entry.seq for entry in await entries.until(lambda all_: all_[-1].seq == 60)]
-            assert order == sorted(set(order))
+        async with AsyncExitStack() as readers:
+            seen = [await readers.enter_async_context(reading(bus, LOG)) for bus in buses]
+            for seq in range(60):
+                assert await buses[seq % 3].append(LOG, b"%d" % seq, seq, TIMEOUT_S) == seq + 1
+                info = await buses[(seq + 1) % 3].log_info(LOG)
+                assert info.last_seq == seq + 1
+                if seq % 10 == 9:
+                    await buses[(seq + 2) % 3].purge(LOG, seq)
+                    # Whichever replica answers: one that has heard of the purge has everything
+                    # that was stored before it.
+                    for bus in buses:
+                        found = [entry.seq for entry in await bus.read(LOG, 1, 100)]
+                        assert found == list(range(found[0], found[-1] + 1))
+                        assert found[-1] == seq + 1 or found[0] < seq
+                await buses[seq % 3].put_record(DONE, "k", b"%d" % seq, TIMEOUT_S)
+                # What was put is found at once, through any server.
+                records = await buses[(seq + 1) % 3].get_records(DONE, "k")
+                assert records == [b"%d" % number for number in range(seq + 1)]
+            for entries in seen:
+                await entries.until(lambda all_: bool(all_) and all_[-1].seq == 60)
+                order = [entry.seq for entry in entries.all]
+                assert order == sorted(set(order))
         info = await buses[0].log_info(LOG)
         assert (info.first_seq, info.last_seq, info.bytes_max) == (59, 60, 2_000_000)
 

@@ -18,12 +18,12 @@ from nats.aio.client import Client
 from nats.js.errors import ServerError
 
 from swarm.bus import jetstream, nats_dialing
-from swarm.bus.base import Entry, Message
+from swarm.bus.base import Message
 from swarm.bus.embedded import EmbeddedServer
 from swarm.bus.jetstream import JetStreamBus, connect
 from swarm.bus.nats_buffer import BUFFER_MAX
 from swarm.errors import BadInput, BusError, BusUnavailable, OutcomeUnknown, PayloadTooLarge
-from tests.conformance.worlds import Seen, outcome
+from tests.conformance.worlds import Seen, outcome, reading
 from tests.integration.servers import port_of, server_with, until
 from tests.parts import make_authority
 
@@ -96,34 +96,33 @@ async def plain(url: str) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_a_restart_under_subscribers_and_followers(
+async def test_a_restart_under_subscribers_and_readers(
     server: Restartable, bus: JetStreamBus, how: str
 ) -> None:
     other = await connect(server.url, "b", prefix="x")
     messages: Seen[Message] = Seen()
-    entries: Seen[Entry] = Seen()
     await other.subscribe("x.*", messages)
-    await other.follow(LOG, 1, entries)
-    for seq in range(5):
-        await bus.append(LOG, str(seq + 1).encode(), seq, TIMEOUT_S)
-    await entries.count(5)
+    async with reading(other, LOG) as entries:
+        for seq in range(5):
+            await bus.append(LOG, str(seq + 1).encode(), seq, TIMEOUT_S)
+        await entries.count(5)
 
-    await (server.kill() if how == "kill" else server.stop())
-    await until(lambda: not bus.connected and not other.connected, "the loss is noticed")
-    await bus.publish("x.1", b"published while down")
-    assert isinstance(await outcome(bus.append(LOG, b"6", 5, 0.1)), OutcomeUnknown)
-    assert (bus.reconnects, other.reconnects) == (0, 0)
-    # Without the sender: its buffer must not go out before the receiver is back.
-    waiting = asyncio.create_task(bus.append(LOG, b"6", 5, 3600.0))
-    await server.start()
+        await (server.kill() if how == "kill" else server.stop())
+        await until(lambda: not bus.connected and not other.connected, "the loss is noticed")
+        await bus.publish("x.1", b"published while down")
+        assert isinstance(await outcome(bus.append(LOG, b"6", 5, 0.1)), OutcomeUnknown)
+        assert (bus.reconnects, other.reconnects) == (0, 0)
+        # Without the sender: its buffer must not go out before the receiver is back.
+        waiting = asyncio.create_task(bus.append(LOG, b"6", 5, 3600.0))
+        await server.start()
 
-    await until(lambda: bus.connected and other.connected, "both are connected again")
-    assert (bus.reconnects, other.reconnects) == (1, 1)
-    assert await waiting == 6
-    await bus.publish("x.2", b"published after")
-    await messages.until(lambda seen: any(m.subject == "x.2" for m in seen))
-    assert await bus.append(LOG, b"7", 6, TIMEOUT_S) == 7
-    await entries.count(7)
+        await until(lambda: bus.connected and other.connected, "both are connected again")
+        assert (bus.reconnects, other.reconnects) == (1, 1)
+        assert await waiting == 6
+        await bus.publish("x.2", b"published after")
+        await messages.until(lambda seen: any(m.subject == "x.2" for m in seen))
+        assert await bus.append(LOG, b"7", 6, TIMEOUT_S) == 7
+        await entries.count(7)
     assert [(e.seq, e.data) for e in entries.all] == [(n, str(n).encode()) for n in range(1, 8)]
     found = await bus.read(LOG, 1, 100)
     assert [(entry.seq, entry.data) for entry in found] == [(e.seq, e.data) for e in entries.all]
@@ -381,9 +380,7 @@ async def test_an_answer_to_a_flush_that_was_given_up(
 
 async def test_an_error_that_closes_the_client(server: Restartable, bus: JetStreamBus) -> None:
     seen: Seen[Message] = Seen()
-    entries: Seen[Entry] = Seen()
     await bus.subscribe("x.y", seen)
-    await bus.follow(LOG, 1, entries)
     client = bus._client
     assert client is not None
     # Past the size guard, to be thrown out by the server.
@@ -392,7 +389,7 @@ async def test_an_error_that_closes_the_client(server: Restartable, bus: JetStre
     await bus.publish("x.y", b"after")
     assert [message.data for message in await seen.count(1)] == [b"after"]
     await bus.append(LOG, b"1", 0, TIMEOUT_S)
-    await entries.count(1)
+    assert [entry.data for entry in await bus.read(LOG, 1, 10)] == [b"1"]
 
 
 async def test_a_client_whose_reading_ended(server: Restartable, bus: JetStreamBus) -> None:
@@ -493,7 +490,6 @@ async def test_streams_of_others_in_our_place(server: Restartable, bus: JetStrea
 async def test_entries_are_purged_from_the_front_only(
     server: Restartable, bus: JetStreamBus
 ) -> None:
-    entries: Seen[Entry] = Seen()
     for seq in range(10):
         await bus.append(LOG, b"", seq, TIMEOUT_S)
     async with plain(server.url) as client:
@@ -502,14 +498,13 @@ async def test_entries_are_purged_from_the_front_only(
         with pytest.raises(ServerError, match="not permitted"):
             await manager.delete_msg("xlog_0", 6)
     assert [entry.seq for entry in await bus.read(LOG, 1, 4)] == [4, 5, 6, 7]
-    await bus.follow(LOG, 1, entries)
     assert await bus.append(LOG, b"", 10, TIMEOUT_S) == 11
-    assert [entry.seq for entry in await entries.count(8)] == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert [entry.seq for entry in await bus.read(LOG, 1, 100)] == [4, 5, 6, 7, 8, 9, 10, 11]
     async with plain(server.url) as client:
         await client.jetstream().purge_stream("xlog_0")
     assert await bus.read(LOG, 1, 4) == []
     assert await bus.append(LOG, b"", 11, TIMEOUT_S) == 12
-    assert [entry.seq for entry in await entries.count(9)][-1] == 12
+    assert [entry.seq for entry in await bus.read(LOG, 1, 4)] == [12]
 
 
 async def test_a_long_purge_goes_in_steps(
@@ -551,44 +546,6 @@ async def test_foreign_messages_in_a_log(server: Restartable, bus: JetStreamBus)
     assert await bus.append(LOG, b"ours", 3, TIMEOUT_S) == 4
     expected = [(1, b"no envelope"), (2, b""), (3, b""), (4, b"ours")]
     assert [(entry.seq, entry.data) for entry in await bus.read(LOG, 1, 10)] == expected
-    entries: Seen[Entry] = Seen()
-    await bus.follow(LOG, 1, entries)
-    assert [(entry.seq, entry.data) for entry in await entries.count(4)] == expected
-
-
-async def test_a_log_is_deleted_and_made_anew_under_a_follower(
-    server: Restartable, bus: JetStreamBus
-) -> None:
-    entries: Seen[Entry] = Seen()
-    await bus.follow(LOG, 1, entries)
-    async with plain(server.url) as client:
-        await client.jetstream().delete_stream("xlog_0")
-        await bus.create_log(LOG)
-    await bus.append(LOG, b"1", 0, TIMEOUT_S)
-    assert [entry.seq for entry in await entries.count(1)] == [1]
-
-
-async def test_much_is_followed_without_loss(server: Restartable, bus: JetStreamBus) -> None:
-    # More than the server sends without being told to go on.
-    for seq in range(150):
-        await bus.append(LOG, bytes(300_000), seq, TIMEOUT_S)
-    entries: Seen[Entry] = Seen()
-    await bus.follow(LOG, 1, entries)
-    assert [entry.seq for entry in await entries.count(150)] == list(range(1, 151))
-    assert bus.reconnects == 0
-
-
-async def test_followers_leave_no_consumers(server: Restartable, bus: JetStreamBus) -> None:
-    other = await connect(server.url, "b", prefix="x")
-    first = await other.follow(LOG, 1, Seen[Entry]())
-    await other.follow(LOG, 1, Seen[Entry]())
-    async with plain(server.url) as client:
-        manager = client.jetstream()
-        assert (await manager.stream_info("xlog_0")).state.consumer_count == 2
-        await first.unsubscribe()
-        assert (await manager.stream_info("xlog_0")).state.consumer_count == 1
-        await other.close()
-        assert (await manager.stream_info("xlog_0")).state.consumer_count == 0
 
 
 # --- connecting and closing ----------------------------------------------------------
@@ -740,7 +697,7 @@ async def test_closing_leaves_nothing_running(server: Restartable) -> None:
     bus = await connect(server.url, "a", prefix="x")
     await bus.create_log(LOG)
     await bus.subscribe("x.y", Seen[Message]())
-    await bus.follow(LOG, 1, Seen[Entry]())
+    await bus.read(LOG, 1, 1)
     await bus.close()
     await until(lambda: asyncio.all_tasks() == before, "its tasks have ended")
 
@@ -748,7 +705,7 @@ async def test_closing_leaves_nothing_running(server: Restartable) -> None:
 async def test_closing_while_the_server_is_away(server: Restartable) -> None:
     bus = await connect(server.url, "a", prefix="x")
     await bus.create_log(LOG)
-    await bus.follow(LOG, 1, Seen[Entry]())
+    await bus.subscribe("x.y", Seen[Message]())
     await server.stop()
     await until(lambda: not is_connected(bus), "the loss is noticed")
     async with asyncio.timeout(3.0):

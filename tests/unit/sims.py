@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import random
 from collections.abc import Callable, Coroutine
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from swarm.bus.base import Message
 from swarm.bus.memory import MemoryBus, MemoryWorld
 from swarm.bus.memory_process import PROCESS
+from swarm.errors import BusError
 from swarm.testing.loop import run
 
 T = TypeVar("T")
@@ -57,6 +59,23 @@ async def collect(bus: MemoryBus, subject: str, queue: str = "") -> list[bytes]:
     seen: list[bytes] = []
     await bus.subscribe(subject, lambda message: seen.append(message.data), queue)
     return seen
+
+
+def read_on(bus: MemoryBus, log: str) -> list[int]:
+    """Sequences that are found in a log, as they are, until the simulation ends."""
+    found: list[int] = []
+
+    async def read() -> None:
+        next_seq = 1
+        while True:
+            with contextlib.suppress(BusError):  # the next look reads on
+                for entry in await bus.read(log, next_seq, 100):
+                    found.append(entry.seq)
+                    next_seq = entry.seq + 1
+            await pass_time(0.001)
+
+    leave_running(read())
+    return found
 
 
 async def serve(bus: MemoryBus, subject: str) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from swarm.bus.base import Bus, Entry, Message
+from swarm.bus.base import Bus, Message
 from swarm.bus.memory import EPOCH_S, MemoryWorld
 from swarm.errors import (
     AppendRefused,
@@ -265,7 +265,6 @@ def test_a_missing_log_is_named() -> None:
         for call in (
             lambda: bus.append("log", b"", 0, 1),
             lambda: bus.read("log", 1, 1),
-            lambda: bus.follow("log", 1, lambda _: None),
         ):
             with pytest.raises(LogMissing, match="log: no such log; there are: other"):
                 await call()
@@ -294,31 +293,6 @@ def test_reading_gives_what_was_appended() -> None:
         assert await bus.read("log", 9, 3) == entries[8:]
         assert await bus.read("log", 11, 3) == []
         assert await bus.read("log", 0, 1) == entries[:1]
-
-    sim(scenario)
-
-
-def test_following_gives_old_and_new_entries_once_and_in_order() -> None:
-    async def scenario(world: MemoryWorld) -> None:
-        bus = world.connect("a")
-        await bus.create_log("log")
-        for seq in range(40):
-            await bus.append("log", b"", seq, 1)
-        early, middle, late = list[int](), list[int](), list[int]()
-        running = await bus.follow("log", 1, lambda entry: early.append(entry.seq))
-        await bus.follow("log", 30, lambda entry: middle.append(entry.seq))
-        await bus.follow("log", 61, lambda entry: late.append(entry.seq))
-        for seq in range(40, 60):
-            await bus.append("log", b"", seq, 1)
-        await pass_time(0.1)
-        await running.unsubscribe()
-        await running.unsubscribe()
-        for seq in range(60, 70):
-            await bus.append("log", b"", seq, 1)
-        await pass_time(0.1)
-        assert early == list(range(1, 61))
-        assert middle == list(range(30, 71))
-        assert late == list(range(61, 71))
 
     sim(scenario)
 
@@ -379,8 +353,6 @@ def test_a_closed_connection_sends_and_receives_nothing() -> None:
         a, b = world.connect("a"), world.connect("b")
         await a.create_log("log")
         sent, kept = await collect(b, "x"), await collect(a, "y")
-        followed: list[Entry] = []
-        await a.follow("log", 1, followed.append)
         await b.subscribe("silent", lambda _: None)
         request = asyncio.create_task(a.request("silent", b"", 9))
         append = asyncio.create_task(a.append("log", b"", 0, 9))
@@ -399,7 +371,6 @@ def test_a_closed_connection_sends_and_receives_nothing() -> None:
             lambda: a.subscribe("x", lambda _: None),
             lambda: a.append("log", b"", 0, 1),
             lambda: a.read("log", 1, 1),
-            lambda: a.follow("log", 1, lambda _: None),
             a.flush,
             a.server_time,
             lambda: a.state_get("key"),
@@ -408,7 +379,7 @@ def test_a_closed_connection_sends_and_receives_nothing() -> None:
                 await call()
         await b.publish("y", b"")
         await pass_time(1)
-        assert (sent, kept, followed) == ([b"before"], [], [])
+        assert (sent, kept) == ([b"before"], [])
         assert len(world.log_entries("log")) == 1
 
     sim(scenario)
@@ -424,10 +395,8 @@ async def test_it_works_on_an_ordinary_loop() -> None:
     async with asyncio.timeout(30):
         assert [await waiting.get() for _ in range(100)] == [b"%d" % n for n in range(100)]
         await a.create_log("log")
-        entries: asyncio.Queue[Entry] = asyncio.Queue()
-        await b.follow("log", 1, entries.put_nowait)
         assert await a.append("log", b"1", 0, 10) == 1
-        assert (await entries.get()).data == b"1"
+        assert [entry.data for entry in await b.read("log", 1, 10)] == [b"1"]
         assert abs(await a.server_time() - world.time()) < 30
         with pytest.raises(NoResponders):
             await a.request("nobody", b"", 10)

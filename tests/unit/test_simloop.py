@@ -622,7 +622,6 @@ async def main():
     await buses[0].create_log("log")
     for bus in buses:
         await bus.subscribe("all.>", lambda message: None)
-        await bus.follow("log", 1, lambda entry: None)
         def answer(message, bus=bus):
             asyncio.get_running_loop().create_task(bus.publish(message.reply, b"!"))
         await bus.subscribe("one.*", answer, queue="servers")
