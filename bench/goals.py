@@ -141,20 +141,46 @@ def _idle(section: Section) -> list[Goal]:
 
 
 def _scale(section: Section) -> list[Goal]:
+    costs = _costs(section)
     found: list[Goal] = []
     for what, small, large in (
-        ("2 → 4 coordinators, 16 shards", "scale_2_16", "scale_4_16"),
-        ("2 → 8 coordinators, 16 shards", "scale_2_16", "scale_8_16"),
-        ("16 → 64 shards, 2 coordinators", "scale_2_16", "scale_2_64"),
-        ("16 → 64 shards, 8 coordinators", "scale_8_16", "scale_8_64"),
+        ("2 → 4 coordinators, 16 shards", "2_16", "4_16"),
+        ("2 → 8 coordinators, 16 shards", "2_16", "8_16"),
+        ("16 → 64 shards, 2 coordinators", "2_16", "2_64"),
+        ("16 → 64 shards, 8 coordinators", "8_16", "8_64"),
     ):
-        sessions = [
-            [s for s in section.sessions if s.workload == name and "cost_us" in s.figures]
-            for name in (large, small)
-        ]
-        grown = [ratio - 1 for ratio in ratios(sessions[0], sessions[1], figure("cost_us"))]
+        together = _growth(costs, "scale", small, large)
+        grown = [growth / costs["scale_" + small, number] for number, growth in together.items()]
         found += below(f"CPU time an item grows, {what}, by", grown, 0.15, "{:.0%}")
+        # What more processes than cores cost by themselves, more machines would not.
+        apart = _growth(costs, "apart", small, large)
+        beyond = [
+            (together[number] - apart[number]) / costs["scale_" + small, number]
+            for number in together.keys() & apart.keys()
+        ]
+        of_that = "of that, beyond what as many swarms that share nothing cost more"
+        found += below(of_that, beyond, 0.15, "{:.0%}")
     return found
+
+
+def _costs(section: Section) -> dict[tuple[str, int], float]:
+    """Microseconds an item, by size and round."""
+    return {
+        (session.workload, session.round): session.figures["cost_us"]
+        for session in section.sessions
+        if "cost_us" in session.figures
+    }
+
+
+def _growth(
+    costs: dict[tuple[str, int], float], kind: str, small: str, large: str
+) -> dict[int, float]:
+    """Microseconds an item more, by round: a machine that slows down slows down both."""
+    return {
+        number: cost - costs[f"{kind}_{small}", number]
+        for (workload, number), cost in costs.items()
+        if workload == f"{kind}_{large}" and (f"{kind}_{small}", number) in costs
+    }
 
 
 JUDGES: dict[str, Callable[[Section], list[Goal]]] = {

@@ -31,7 +31,7 @@ from swarm.sdk.client import Swarm
 SIZES = ((2, 16), (4, 16), (8, 16), (2, 64), (8, 64))
 QUICK_SIZES = ((2, 4),)
 #: (swarms of one coordinator each, shards of all): what more processes cost by themselves.
-APART = ((2, 16), (8, 16))
+APART = ((2, 16), (4, 16), (8, 16))
 QUICK_APART = ((2, 4),)
 AGENTS = 1000
 #: So many that most of the session is what goes on for ever, finished items put away included,

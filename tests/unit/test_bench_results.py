@@ -134,6 +134,8 @@ def test_every_goal_can_be_missed() -> None:
         "scale": section(
             session("nodes", 1.0, workload="scale_2_16", cost_us=100.0),
             session("nodes", 1.0, workload="scale_8_16", cost_us=116.0),
+            session("nodes", 1.0, workload="apart_2_16", cost_us=50.0),
+            session("nodes", 1.0, workload="apart_8_16", cost_us=51.0),
         ),
         "peers": section(
             session(OURS.name, 99.0, server=NO_SYNC), session("celery", 10.0, server=REDIS)
@@ -143,6 +145,19 @@ def test_every_goal_can_be_missed() -> None:
         found = goals.reached(Results(sections={name: one}))
         assert found, name
         assert not any(goal.met for goal in found), found
+
+
+def test_growth_is_told_with_and_without_what_more_processes_cost_by_themselves() -> None:
+    """Round by round: the machine of the second is half as fast."""
+    costs = {"scale_2_16": 100.0, "scale_8_16": 150.0, "apart_2_16": 80.0, "apart_8_16": 120.0}
+    sessions = [
+        session("nodes", 1.0, number, name, cost_us=number * cost)
+        for number in (1, 2)
+        for name, cost in costs.items()
+    ]
+    grown, beyond = goals.reached(Results(sections={"scale": section(*sessions)}))
+    assert (grown.measured, grown.met) == ("50%", False)
+    assert (beyond.measured, beyond.met) == ("10%", True)
 
 
 # --- recording --------------------------------------------------------------------------------
