@@ -8,6 +8,7 @@ in a healthy swarm and to within `slack_s`.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
@@ -24,6 +25,19 @@ from swarm.testing.sim.truth import Folded, numbers_of
 #: A shard that has been open for so long, with an item ready, must have looked for a slot for it.
 SETTLED_S = 2.0
 PRIORITIES = ("critical", "high", "medium", "low")
+
+
+@dataclass(slots=True)
+class _PassedOver:
+    """An item that waited, as it seems, while something less urgent was claimed."""
+
+    name: str
+    shard: int
+    #: When that was decided, and for what.
+    at_s: float
+    claimed: str
+    #: Whether the owner of its shard has decided something since: it was there.
+    served: bool = False
 
 
 class Prioritizing(Mechanism):
@@ -49,8 +63,7 @@ class Prioritizing(Mechanism):
         #: When a shard was opened, and since when an item has been queued (virtual time).
         self._opened_at_s: dict[int, float] = {}
         self._queued_at_s: dict[str, float] = {}
-        #: Items that were passed over, as it seems: when that was decided, and for what.
-        self._passed_over: list[tuple[str, float, str]] = []
+        self._passed_over: list[_PassedOver] = []
 
     # --- what is done ----------------------------------------------------------------
 
@@ -143,8 +156,21 @@ class Prioritizing(Mechanism):
             self._passed_over = [
                 passed
                 for passed in self._passed_over
-                if passed[0] != name or passed[1] < folded.decided_at_s
+                if passed.name != name or passed.at_s < folded.decided_at_s
             ]
+        self._note_served(folded)
+
+    def _note_served(self, folded: Folded) -> None:
+        """An owner that decides nothing more, until there is another one, had fallen silent."""
+        opened = isinstance(folded.event, Opened)
+        kept: list[_PassedOver] = []
+        for passed in self._passed_over:
+            since = passed.shard == folded.shard and passed.at_s < folded.decided_at_s
+            if since and opened and not passed.served:
+                continue
+            passed.served = passed.served or (since and not opened)
+            kept.append(passed)
+        self._passed_over = kept
 
     def on_boot(self, node: str) -> None:
         """What the process before had opened, this one has not."""
@@ -167,17 +193,19 @@ class Prioritizing(Mechanism):
                 continue
             together = truth.shard(shard).coordinator == truth.shard(folded.shard).coordinator
             if together and self._score(shard, number)[0] < limit:
-                self._passed_over.append((name, folded.decided_at_s, claimed))
+                passed = _PassedOver(name, shard, folded.decided_at_s, claimed)
+                self._passed_over.append(passed)
         self.scene.verdict.saw("a slot used beside other shards")
 
     def at_end(self) -> None:
         """Who was passed over was not about to be moved: that takes a moment in which it waits."""
-        for name, at_s, claimed in self._passed_over:
-            opened_at_s = self._opened_at_s.get(parse_item_id(name)[0], at_s)
+        for passed in self._passed_over:
+            at_s = passed.at_s
+            opened_at_s = self._opened_at_s.get(passed.shard, at_s)
             if not at_s < opened_at_s < at_s + SETTLED_S:
                 self.scene.verdict.broken(
-                    f"[6] {claimed} was claimed at {at_s:.3f} s; more urgent, in another shard of "
-                    f"the same coordinator: {name}"
+                    f"[6] {passed.claimed} was claimed at {at_s:.3f} s; more urgent, in another "
+                    f"shard of the same coordinator: {passed.name}"
                 )
 
     def _score(self, shard: int, number: int) -> tuple[float, int]:
