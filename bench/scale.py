@@ -49,7 +49,7 @@ async def measure(env: Env) -> list[Session]:
     options = env.options
     sizes = QUICK_SIZES if options.quick else SIZES
     sessions = []
-    for number in range(1, options.few_rounds + 1):
+    for number in range(1, options.rounds + 1):
         for coordinators, shards in sizes:
             sessions.append(await _session(env, number, coordinators, shards))
         for swarms, shards in QUICK_APART if options.quick else APART:
@@ -60,7 +60,7 @@ async def measure(env: Env) -> list[Session]:
 def settings(env: Env) -> dict[str, str | int | float | bool]:
     """What the section's figures are of."""
     items, agents = _amount(env)
-    return {"rounds": env.options.few_rounds, "agents": agents, "items": items, "standbys": 1}
+    return {"rounds": env.options.rounds, "agents": agents, "items": items, "standbys": 1}
 
 
 def _amount(env: Env) -> tuple[int, int]:

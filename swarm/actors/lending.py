@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 import msgspec
 import structlog
@@ -29,8 +30,10 @@ LEND_MAX = 64
 LEND_S = 2.0
 #: So many slots were offered to a peer that has given some back: it lacks none.
 ENOUGH = 1_000_000_000
-#: Between two times of asking for the same, while nobody gives any: wishes are kept for longer.
+#: Between two times of asking for the same, while nobody gives any: doubled each time up to the
+#: longest.  Wishes are kept for longer.
 SEEK_S = 0.1
+SEEK_LONGEST_S = LEND_S / 2
 
 
 class Lending:
@@ -63,12 +66,14 @@ class Lending:
         self._turnover = Turnover(self._clock())
         #: Types of ready work that nobody here can do, said already.
         self._stranded: dict[str, None] = {}
-        #: When slots were asked for, by type, while the work waits and no peer has given any.
-        self._sought: dict[str, float] = {}
+        #: When slots were asked for, by type, and when they are next, while the work waits and
+        #: no peer has given any.
+        self._sought: dict[str, tuple[float, float]] = {}
         #: Whether there may be ready work here that nobody here can take.
         self.wanted = False
         self._wake = wake
         self._again: asyncio.TimerHandle | None = None
+        self._again_at = inf
         #: Slots offered to a peer since its beat with this number, by (peer, work type).
         self._offered: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -178,43 +183,49 @@ class Lending:
         if not self.wanted:
             return
         self.wanted = False
-        if not self._ask(live, ready) and self._again is None:
-            self._again = asyncio.get_running_loop().call_later(SEEK_S, self._seek_again)
+        again_at = self._ask(live, ready)
+        if again_at >= self._again_at:
+            return
+        self.stop()
+        self._again_at = again_at
+        self._again = asyncio.get_running_loop().call_at(again_at, self._seek_again)
 
     def stop(self) -> None:
         """Ask nobody any more; safe to call twice."""
         if self._again is not None:
             self._again.cancel()
-            self._again = None
+            self._again, self._again_at = None, inf
 
     def _seek_again(self) -> None:
-        self._again = None
+        self._again, self._again_at = None, inf
         self.wanted = True
         self._wake()
 
-    def _ask(self, live: dict[str, Beat], ready: dict[str, int]) -> bool:
-        """False when it is too early for something: to be tried again in `SEEK_S`."""
+    def _ask(self, live: dict[str, Beat], ready: dict[str, int]) -> float:
+        """When there is more to ask for, for which it is too early now."""
         if self._strict:
             self._tell_stranded(live, ready)
-            return True
-        now, later = self._clock(), False
+            return inf
+        now, next_at = self._clock(), inf
         needed: dict[str, dict[str, int]] = {}
         # What was done since is asked for at once when there is more.
-        self._sought = {name: at for name, at in self._sought.items() if name in ready}
+        self._sought = {name: when for name, when in self._sought.items() if name in ready}
         for work_type, count in ready.items():
             if self._pool.has_free(work_type):
                 continue
-            if now - self._sought.get(work_type, -SEEK_S) < SEEK_S:
-                later = True
+            asked, again = self._sought.get(work_type, (now, now))
+            if now < again:
+                next_at = min(next_at, again)
                 continue
-            self._sought[work_type] = now
+            pause_s = min(max(SEEK_S, 2 * (again - asked)), SEEK_LONGEST_S)
+            self._sought[work_type] = now, now + pause_s
             for peer in self._askable(work_type, live):
                 needed.setdefault(peer, {})[work_type] = count
         for peer, types in needed.items():
             subject = self._subjects.coordinator(peer, "borrow", self._me)
             rates = {work_type: self._rate(work_type) for work_type in types}
             self._say(subject, _encode(Borrow(types, rates)))
-        return not later
+        return next_at
 
     def _waits_longer(self, work_type: str, borrow: Borrow, own: int) -> bool:
         """Whether work of this type waits longer for slots there than here."""

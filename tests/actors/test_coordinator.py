@@ -62,6 +62,28 @@ def test_one_item_for_many_idle_agents_causes_few_messages() -> None:
     on_cluster(scenario)
 
 
+def test_those_who_have_no_free_slot_are_asked_less_and_less_often() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach()
+        await agent.next(1)
+        await cluster.swarm.submit_many([{"work_type": "build"}] * 20)
+        await until(agent.assigned)
+        asked: list[str] = []
+        cluster.world.on_publish(
+            lambda node, subject, *rest: asked.append(subject) if ".borrow." in subject else None
+        )
+        for _ in range(20):
+            # Something happens, so that everybody looks around: its agent is alive.
+            await agent.heartbeat(*agent.assigned())
+            await pass_time(0.5)
+        # Both have ready work and ask each other, each some ten times: once a second in the end.
+        assert 10 <= len(asked) <= 30
+
+    on_cluster(scenario)
+
+
 def test_busy_agents_serve_both_coordinators_in_turn() -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.start("c1", "c2")
