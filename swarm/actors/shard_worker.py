@@ -264,7 +264,7 @@ class ShardWorker(Actor):
         # First: what comes after its time must not count.
         self._deciding.look_after_time(batch, answers)
         part = self._part(ticked)
-        used = self._decide_requests(batch, answers, part or self._around.settings.batch_size)
+        used = self._decide_requests(batch, answers, part)
         self._lapsing.look(batch, answers, in_full=ticked and not self._mailbox)
         used += self._keeping.say(batch, used, room - used, ticked)
         # Again: what has come, or come back, may have a deadline that is over.
@@ -342,12 +342,16 @@ class ShardWorker(Actor):
     def _proof_is_old(self) -> bool:
         return self._clock() - self._fenced.proven_at > self._around.settings.lease_s / 3
 
-    def _decide_requests(self, batch: decide.Batch, answers: Answers, most: int) -> int:
-        """As many requests as fit into one entry; returns the bytes that they may take."""
+    def _decide_requests(self, batch: decide.Batch, answers: Answers, part: int) -> int:
+        """As many requests as fit into one entry; returns the bytes that they may take.
+
+        `part`: no more than these; 0: all.
+        """
         take, pop, texts = self._deciding.take, self._mailbox.pop, 0
         # The largest request takes half of an entry, so this leaves room for slots.
         room = self._bus.max_payload // 4
-        for _ in range(min(len(self._mailbox), most)):
+        waiting = len(self._mailbox)
+        for _ in range(min(part or waiting, waiting, self._around.settings.batch_size)):
             if EVENT_BYTES * len(batch.events) + texts > room:
                 break
             request = pop()

@@ -250,7 +250,8 @@ def _surroundings() -> dict[str, str]:
 
     The rest is for the processes that it serves.  With as many threads as cores it keeps
     interrupting them, to hand each message from one thread of its own to the next: on two
-    cores a coordinator did 11 % less, and the server took 25 % more CPU time an item (ADR 10).
+    cores a coordinator did a tenth less, and the server took a quarter more CPU time an item
+    (ADR 10).
     """
     surroundings = dict(os.environ)
     cores = os.cpu_count() or 1

@@ -375,6 +375,29 @@ def test_an_item_that_comes_after_its_deadline_is_not_handed_out() -> None:
     on_cluster(scenario, settings=ONE_SHARD)
 
 
+def test_a_group_is_no_larger_than_a_batch() -> None:
+    """Half of what waits may be more than `BATCH_SIZE`."""
+    agents, most = 100, 30
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start("c1", "c2")
+        agent = HandAgent(cluster, "a1", "build")
+        await agent.attach(concurrency=agents)
+        await cluster.swarm.submit_many([{"work_type": "build"}] * agents)
+        await agent.next(agents)
+        await until(lambda: len(agent.assigned()) == agents)
+        await pass_time(0.02)
+        (worker,) = (w for c in cluster.coordinators.values() for w in c._shards)
+        # It has waited for its agents much longer than for its log.
+        worker._grouping.agents_s, worker._grouping.log_s = 0.002, 0.0
+        ids = cluster.runtime(1000)
+        await agent.next(0, *(Complete(ids.new_id(), *one) for one in agent.assigned()))
+        await until(lambda: sum(len(work.acks) for work in agent.work) == agents)
+        assert [len(work.acks) for work in agent.work if work.acks] == [30, 30, 30, 10]
+
+    on_cluster(scenario, settings=msgspec.structs.replace(ONE_SHARD, batch_size=most))
+
+
 def test_agents_that_all_come_back_together_are_served_in_two_groups() -> None:
     """And each half of them with as many new items as it has completed."""
     agents = 100
